@@ -1,0 +1,1 @@
+//! Small deterministic doubles of both seams, for tests that need no weights.
