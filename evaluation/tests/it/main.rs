@@ -1,0 +1,11 @@
+//! Our figures against independent implementations. The scripts that made the fixtures lie beside them.
+
+mod metrics;
+mod significance;
+
+use std::path::Path;
+
+fn fixture(name: &str) -> serde_json::Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    serde_json::from_slice(&fs_err::read(path).unwrap()).unwrap()
+}
