@@ -28,7 +28,7 @@ pub async fn load_bundle(options: &ServeOptions) -> anyhow::Result<Bundle> {
     let index = open_index(options, encoder.as_ref()).await.context("the index can't be opened")?;
     let expander =
         load_expander(models_dir, &options.models).await.context("the expander can't be loaded")?;
-    Ok(Bundle::new(encoder, expander, Arc::new(index), PromptTemplate::query2doc()))
+    Ok(Bundle::new(encoder, expander, Arc::new(index), PromptTemplate::q2d()))
 }
 
 async fn load_encoder(models_dir: &Path, models: &Models) -> anyhow::Result<Arc<dyn Encoder>> {
