@@ -1,0 +1,1 @@
+//! mistralrs in process.
