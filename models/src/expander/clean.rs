@@ -5,33 +5,99 @@
 
 /// Words that begin a lead-in, possibly after an interjection.
 const OPENINGS: &[&str] = &[
-    "here is", "here's", "here’s", "here are", "below is", "below are", "this is", "that is", "the following is",
-    "the following", "i'd be happy to", "i’d be happy to", "i would be happy to", "i'll", "i’ll", "i will", "i can",
-    "let me", "as requested", "based on", "to answer", "in response to", "the answer to", "the passage", "a passage",
-    "passage", "answer", "response", "possible passage",
+    "here is",
+    "here's",
+    "here’s",
+    "here are",
+    "below is",
+    "below are",
+    "this is",
+    "that is",
+    "the following is",
+    "the following",
+    "i'd be happy to",
+    "i’d be happy to",
+    "i would be happy to",
+    "i'll",
+    "i’ll",
+    "i will",
+    "i can",
+    "let me",
+    "as requested",
+    "based on",
+    "to answer",
+    "in response to",
+    "the answer to",
+    "the passage",
+    "a passage",
+    "passage",
+    "answer",
+    "response",
+    "possible passage",
 ];
 
 /// What a lead-in speaks of.
 const SUBJECTS: &[&str] = &[
-    "passage", "passages", "answer", "answers", "response", "paragraph", "text", "explanation", "query", "question",
-    "prompt", "request", "document", "summary", "overview", "expansion", "write",
+    "passage",
+    "passages",
+    "answer",
+    "answers",
+    "response",
+    "paragraph",
+    "text",
+    "explanation",
+    "query",
+    "question",
+    "prompt",
+    "request",
+    "document",
+    "summary",
+    "overview",
+    "expansion",
+    "write",
 ];
 
 /// Interjections before a lead-in or on their own.
-const INTERJECTIONS: &[&str] =
-    &["sure thing", "sure", "certainly", "of course", "absolutely", "okay", "ok", "alright", "great question", "good question", "yes"];
+const INTERJECTIONS: &[&str] = &[
+    "sure thing",
+    "sure",
+    "certainly",
+    "of course",
+    "absolutely",
+    "okay",
+    "ok",
+    "alright",
+    "great question",
+    "good question",
+    "yes",
+];
 
 /// Labels that stand before the passage itself, with a colon.
 const LABELS: &[&str] = &[
-    "passage", "answer", "response", "output", "document", "text", "paragraph", "expansion", "expanded query",
-    "expanded passage", "generated passage", "relevant passage", "sample passage", "final answer", "short answer", "assistant",
+    "passage",
+    "answer",
+    "response",
+    "output",
+    "document",
+    "text",
+    "paragraph",
+    "expansion",
+    "expanded query",
+    "expanded passage",
+    "generated passage",
+    "relevant passage",
+    "sample passage",
+    "final answer",
+    "short answer",
+    "assistant",
 ];
 
 /// Longer first sentences are passages, not lead-ins.
 const LONGEST_LEAD_IN: usize = 220;
 
 /// Markers that a model writes for itself and that a server may have let through.
-const LEFTOVERS: &[&str] = &["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "</s>", "<s>"];
+const LEFTOVERS: &[&str] =
+    &["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "</s>", "<s>"];
 
 /// The passage in `text`: lead-ins, labels, an echoed question, quotes around the whole, markdown headers, fences and a
 /// character cut in half at the end are taken away, runs of white space become one space. Applying it twice changes
@@ -142,7 +208,8 @@ fn after_interjection(text: &str) -> Option<&str> {
 
 /// "Here is a passage to answer the question:", "This is the answer to the query."
 fn after_introduction(text: &str) -> Option<&str> {
-    let opening = OPENINGS.iter().filter_map(|opening| strip_word(text, opening)).min_by_key(|rest| rest.len())?;
+    let opening =
+        OPENINGS.iter().filter_map(|opening| strip_word(text, opening)).min_by_key(|rest| rest.len())?;
     let (sentence, end, rest) = first_sentence(text)?;
     if sentence.len() > LONGEST_LEAD_IN {
         return None;
@@ -151,12 +218,19 @@ fn after_introduction(text: &str) -> Option<&str> {
     let speaks_of = |words: &[&str]| spoken_of.iter().any(|word| words.contains(&word.as_str()));
     let has_subject = speaks_of(SUBJECTS);
     let addresses_task = speaks_of(&["question", "query", "prompt", "request"]);
-    let offers = ["here", "below", "i", "let", "the following", "as"].iter().any(|word| strip_word(text, word).is_some());
+    let offers = ["here", "below", "i", "let", "the following", "as"]
+        .iter()
+        .any(|word| strip_word(text, word).is_some());
     let is_lead_in = match end {
         // What follows a colon is the passage.
         ':' => has_subject || opening.len() == text.len() - sentence.len(),
         // A whole sentence must offer a passage or speak of the question that was asked.
-        _ => has_subject && addresses_task && (offers || speaks_of(&["passage", "answer", "response"])) && names_the_task(&spoken_of),
+        _ => {
+            has_subject
+                && addresses_task
+                && (offers || speaks_of(&["passage", "answer", "response"]))
+                && names_the_task(&spoken_of)
+        }
     };
     is_lead_in.then(|| rest.trim_start_matches(['*', '_']).trim_start())
 }
@@ -190,7 +264,10 @@ fn first_sentence(text: &str) -> Option<(&str, char, &str)> {
 }
 
 fn words_of(text: &str) -> Vec<String> {
-    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase).collect()
+    text.split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+        .collect()
 }
 
 /// What follows `word` at the beginning of `text`, upper and lower case being the same, if a word ends there.
@@ -270,8 +347,16 @@ mod tests {
     #[test]
     fn wrapping_goes() {
         for text in [
-            "\"Cats purr.\"", "“Cats purr.”", "Passage: \"Cats purr.\"", "\"Here is a passage: Cats purr.\"", "\"Cats purr.",
-            "**Cats purr.**", "```\nCats purr.\n```", "# Cats purr.", "Cats\n\n  purr.\u{fffd}", "Cats purr.<|im_end|>",
+            "\"Cats purr.\"",
+            "“Cats purr.”",
+            "Passage: \"Cats purr.\"",
+            "\"Here is a passage: Cats purr.\"",
+            "\"Cats purr.",
+            "**Cats purr.**",
+            "```\nCats purr.\n```",
+            "# Cats purr.",
+            "Cats\n\n  purr.\u{fffd}",
+            "Cats purr.<|im_end|>",
             "Cats purr.</s>\n",
         ] {
             assert_eq!(clean(text), "Cats purr.", "{text:?}");
@@ -304,9 +389,16 @@ mod tests {
 
     #[test]
     fn nothing_but_a_lead_in_is_empty() {
-        for text in ["", " \n", "Passage:", "Here is a passage to answer the question:", "Sure! Here is the answer:\n", "\u{fffd}",
-            "<think>unfinished thoughts", "\"\""]
-        {
+        for text in [
+            "",
+            " \n",
+            "Passage:",
+            "Here is a passage to answer the question:",
+            "Sure! Here is the answer:\n",
+            "\u{fffd}",
+            "<think>unfinished thoughts",
+            "\"\"",
+        ] {
             assert_eq!(clean(text), "", "{text:?}");
         }
     }

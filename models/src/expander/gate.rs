@@ -51,7 +51,8 @@ impl Gate {
             ),
         })?;
         let permit = Arc::clone(&self.places).acquire_owned().await;
-        let permit = permit.map_err(|_| Error::Engine { what: "expander", detail: "it is shut down".into() })?;
+        let permit =
+            permit.map_err(|_| Error::Engine { what: "expander", detail: "it is shut down".into() })?;
         Ok(Place { _permit: permit })
     }
 

@@ -14,12 +14,12 @@ use async_trait::async_trait;
 use serde::Serialize;
 use tokio::{sync::mpsc, time::Instant};
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use self::gate::{Gate, Place};
 pub use self::{
     clean::clean,
     prompt::{PromptTemplate, Q2A, Q2D, SpecialTokens},
 };
-#[cfg(any(test, feature = "testing"))]
-pub(crate) use self::gate::{Gate, Place};
 use crate::{Error, Result};
 
 /// How tokens are drawn.

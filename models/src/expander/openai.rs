@@ -98,7 +98,10 @@ impl OpenAiExpander {
     /// When the URL is none, or the client can't be made.
     pub fn new(options: OpenAiOptions) -> Result<Self> {
         let refused = |detail: &str| {
-            Error::Input(format!("the expander's URL `{}` {detail}; give e.g. http://host:8000/v1", options.base_url))
+            Error::Input(format!(
+                "the expander's URL `{}` {detail}; give e.g. http://host:8000/v1",
+                options.base_url
+            ))
         };
         let base = Url::parse(&options.base_url).map_err(|error| refused(&error.to_string()))?;
         if !["http", "https"].contains(&base.scheme()) {
@@ -169,7 +172,8 @@ impl OpenAiExpander {
     async fn refusal(&self, answer: Response) -> Error {
         let status = answer.status();
         let retry_after = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let retry_after = retry_after.map(|value| format!("; it asks to try again after {value} s")).unwrap_or_default();
+        let retry_after =
+            retry_after.map(|value| format!("; it asks to try again after {value} s")).unwrap_or_default();
         let url = &self.info.device;
         let said = tokio::time::timeout(self.idle_timeout, error_text(answer)).await.unwrap_or_default();
         match status {

@@ -75,7 +75,8 @@ impl PromptTemplate {
                 values.len()
             )));
         }
-        let mut rendered = String::with_capacity(self.text.len() + values.iter().map(|value| value.len()).sum::<usize>());
+        let mut rendered =
+            String::with_capacity(self.text.len() + values.iter().map(|value| value.len()).sum::<usize>());
         let mut values = values.iter();
         for (index, part) in self.text.split(SLOT).enumerate() {
             if index > 0 {
@@ -97,10 +98,41 @@ pub struct SpecialTokens {
 /// Markers of well-known chat templates that are not always tokens of their own, so that no tokenizer names them.
 /// `<|word|>` is recognised as a pattern besides.
 const COMMON_MARKERS: &[&str] = &[
-    "<s>", "</s>", "<bos>", "<eos>", "<pad>", "<unk>", "<mask>", "<sep>", "<cls>", "[CLS]", "[SEP]", "[PAD]", "[MASK]",
-    "[UNK]", "<start_of_turn>", "<end_of_turn>", "<turn>", "</turn>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>",
-    "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]",
-    "[/TOOL_RESULTS]", "[IMG]", "<think>", "</think>", "<tool_call>", "</tool_call>", "[gMASK]",
+    "<s>",
+    "</s>",
+    "<bos>",
+    "<eos>",
+    "<pad>",
+    "<unk>",
+    "<mask>",
+    "<sep>",
+    "<cls>",
+    "[CLS]",
+    "[SEP]",
+    "[PAD]",
+    "[MASK]",
+    "[UNK]",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<turn>",
+    "</turn>",
+    "[INST]",
+    "[/INST]",
+    "<<SYS>>",
+    "<</SYS>>",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "[AVAILABLE_TOOLS]",
+    "[/AVAILABLE_TOOLS]",
+    "[TOOL_CALLS]",
+    "[TOOL_RESULTS]",
+    "[/TOOL_RESULTS]",
+    "[IMG]",
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "[gMASK]",
 ];
 
 /// The longest `<|word|>` that is taken for a marker, in bytes.
@@ -163,7 +195,8 @@ impl SpecialTokens {
     fn find(&self, text: &str, from: usize) -> Option<(usize, usize)> {
         text[from..].char_indices().map(|(offset, _)| from + offset).find_map(|start| {
             let here = &text[start..];
-            let listed = self.tokens.iter().find(|token| starts_with_ignoring_case(here, token)).map(String::len);
+            let listed =
+                self.tokens.iter().find(|token| starts_with_ignoring_case(here, token)).map(String::len);
             listed.or_else(|| pipe_marker(here)).map(|length| (start, length))
         })
     }
@@ -175,7 +208,8 @@ fn pipe_marker(text: &str) -> Option<usize> {
         let Some(rest) = text.strip_prefix(open) else { continue };
         let end = rest.find(close)?;
         let word = &rest[..end];
-        let is_word = word.chars().all(|c| c.is_alphanumeric() || "_-.:▁/ ".contains(c)) && !word.trim().is_empty();
+        let is_word =
+            word.chars().all(|c| c.is_alphanumeric() || "_-.:▁/ ".contains(c)) && !word.trim().is_empty();
         let length = open.len() + end + close.len();
         return (is_word && length <= LONGEST_PIPE_MARKER).then_some(length);
     }

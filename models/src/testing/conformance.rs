@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
 use crate::expander::{
-    Expander, FinishReason, Generation, GenerationRequest, GenerationStream, PromptTemplate, Sampling, SpecialTokens,
-    StreamEvent,
+    Expander, FinishReason, Generation, GenerationRequest, GenerationStream, PromptTemplate, Sampling,
+    SpecialTokens, StreamEvent,
 };
 
 /// How hard an engine is tried.
@@ -97,17 +97,26 @@ impl Check<'_> {
             alone.push(self.text(request.clone()).await.text);
         }
         assert!(alone.iter().all(|text| !text.trim().is_empty()), "greedy generations have text: {alone:?}");
-        let together = futures::future::join_all(requests.into_iter().map(|request| self.text(request))).await;
+        let together =
+            futures::future::join_all(requests.into_iter().map(|request| self.text(request))).await;
         for ((question, alone), together) in questions.iter().zip(&alone).zip(together) {
-            assert_eq!(&together.text, alone, "`{question}` generated concurrently differs from generated alone");
+            assert_eq!(
+                &together.text, alone,
+                "`{question}` generated concurrently differs from generated alone"
+            );
         }
-        self.until("all places are free", || self.expander.running() == 0 && self.expander.waiting() == 0).await;
+        self.until("all places are free", || self.expander.running() == 0 && self.expander.waiting() == 0)
+            .await;
     }
 
     async fn token_limit_holds(&self) {
         for limit in [1, 5] {
             let generation = self.text(self.request("how do bridges carry weight", limit)).await;
-            assert!(generation.output_tokens <= limit, "{} tokens where {limit} are allowed", generation.output_tokens);
+            assert!(
+                generation.output_tokens <= limit,
+                "{} tokens where {limit} are allowed",
+                generation.output_tokens
+            );
             assert_eq!(generation.finish_reason, Some(FinishReason::Length), "cut at {limit} tokens");
         }
     }
@@ -123,7 +132,11 @@ impl Check<'_> {
             let raw = text(question("a mitochondrion")).await;
             let neutral = SpecialTokens::common().neutralise(&question("a mitochondrion")).into_owned();
             assert_eq!(raw, text(neutral).await, "{token} is neutralised");
-            assert_ne!(raw, text(question("the price of wheat in Rome")).await, "{token} does not end the prompt");
+            assert_ne!(
+                raw,
+                text(question("the price of wheat in Rome")).await,
+                "{token} does not end the prompt"
+            );
             assert!(!raw.contains(token), "{token} does not come back: {raw:?}");
         }
     }
@@ -133,7 +146,8 @@ impl Check<'_> {
         let mut streams = Vec::new();
         for _ in 0..places {
             let mut stream = self.start(self.request("how do rivers form", 4096)).await;
-            let first = timeout(self.options.patience, stream.next()).await.expect("a first piece comes in time");
+            let first =
+                timeout(self.options.patience, stream.next()).await.expect("a first piece comes in time");
             assert!(matches!(first, Some(Ok(StreamEvent::Text { .. }))), "a first piece comes: {first:?}");
             streams.push(stream);
         }
@@ -154,7 +168,8 @@ impl Check<'_> {
         let expander = Arc::clone(&self.expander);
         let request = self.request("who waits", 3);
         let waiting = tokio::spawn(async move { expander.generate(request).await.map(|_| ()) });
-        self.until("a further generation waits", || self.expander.waiting() == 1 || waiting.is_finished()).await;
+        self.until("a further generation waits", || self.expander.waiting() == 1 || waiting.is_finished())
+            .await;
         waiting.abort();
         let _ = waiting.await;
         assert_eq!(self.expander.waiting(), 0, "a wait that was given up is forgotten");
@@ -173,7 +188,10 @@ impl Check<'_> {
             self.until("the rest is not generated", || self.expander.running() == 0).await;
         }
         let nothing = self.start(self.request("what is the history of paper", 4096)).await;
-        let nothing = nothing.collect_until(Some(Instant::now())).await.expect("a deadline that has passed is no failure");
+        let nothing = nothing
+            .collect_until(Some(Instant::now()))
+            .await
+            .expect("a deadline that has passed is no failure");
         assert_eq!(nothing.finish_reason, None);
         self.until("the rest is not generated", || self.expander.running() == 0).await;
     }

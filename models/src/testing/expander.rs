@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use crate::{
     Error, Result,
     expander::{
-        Expander, ExpanderInfo, FinishReason, Gate, GenerationRequest, GenerationStream, Place, Sampling, SpecialTokens,
-        StreamEvent,
+        Expander, ExpanderInfo, FinishReason, Gate, GenerationRequest, GenerationStream, Place, Sampling,
+        SpecialTokens, StreamEvent,
     },
 };
 
@@ -175,7 +175,8 @@ impl ScriptedExpander {
             };
             if index == 0 { word.to_owned() } else { format!(" {word}") }
         });
-        let reason = if natural_length <= sampling.max_tokens { FinishReason::Stop } else { FinishReason::Length };
+        let reason =
+            if natural_length <= sampling.max_tokens { FinishReason::Stop } else { FinishReason::Length };
         (words.collect(), reason)
     }
 }
@@ -286,7 +287,36 @@ fn hash_of(value: &impl Hash) -> u64 {
 }
 
 const VOCABULARY: &[&str] = &[
-    "the", "of", "and", "is", "which", "known", "often", "because", "passage", "system", "study", "result", "process",
-    "water", "light", "energy", "history", "method", "large", "small", "between", "during", "called", "form", "part",
-    "number", "century", "species", "structure", "example", "theory", "measure",
+    "the",
+    "of",
+    "and",
+    "is",
+    "which",
+    "known",
+    "often",
+    "because",
+    "passage",
+    "system",
+    "study",
+    "result",
+    "process",
+    "water",
+    "light",
+    "energy",
+    "history",
+    "method",
+    "large",
+    "small",
+    "between",
+    "during",
+    "called",
+    "form",
+    "part",
+    "number",
+    "century",
+    "species",
+    "structure",
+    "example",
+    "theory",
+    "measure",
 ];

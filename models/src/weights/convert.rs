@@ -96,7 +96,9 @@ impl Architecture {
             )));
         }
         let key = |suffix: &str| format!("{name}.{suffix}");
-        if let Some(scaling) = gguf.optional_text(&key("rope.scaling.type"))?.filter(|scaling| *scaling != "none") {
+        if let Some(scaling) =
+            gguf.optional_text(&key("rope.scaling.type"))?.filter(|scaling| *scaling != "none")
+        {
             return Err(gguf.error(format!(
                 "rotary embeddings scaled by `{scaling}` can't be converted; use the model's Hugging Face directory"
             )));
@@ -109,13 +111,18 @@ impl Architecture {
             None => hidden.checked_div(heads).unwrap_or_default(),
         };
         if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 || head_dim == 0 || head_dim % 2 != 0 {
-            return Err(gguf.error(format!("{heads} heads, {kv_heads} kv heads, width {hidden}: these don't fit")));
+            return Err(
+                gguf.error(format!("{heads} heads, {kv_heads} kv heads, width {hidden}: these don't fit"))
+            );
         }
         let rotated = gguf.optional_number(&key("rope.dimension_count"))?.unwrap_or(head_dim);
         if rotated != head_dim {
-            return Err(gguf.error(format!("{rotated} of {head_dim} dimensions rotated: partial rotary embeddings")));
+            return Err(
+                gguf.error(format!("{rotated} of {head_dim} dimensions rotated: partial rotary embeddings"))
+            );
         }
-        let embeddings = gguf.shape("token_embd.weight").ok_or_else(|| gguf.error("token_embd.weight is missing"))?;
+        let embeddings =
+            gguf.shape("token_embd.weight").ok_or_else(|| gguf.error("token_embd.weight is missing"))?;
         Ok(Self {
             layers: gguf.number(&key("block_count"))?,
             intermediate: gguf.number(&key("feed_forward_length"))?,
@@ -268,7 +275,8 @@ fn expected(architecture: &Architecture) -> Vec<(String, Vec<usize>)> {
         ("model.norm.weight".to_owned(), vec![a.hidden]),
     ];
     for layer in 0..a.layers {
-        let mut place = |name: &str, shape: Vec<usize>| expected.push((format!("model.layers.{layer}.{name}"), shape));
+        let mut place =
+            |name: &str, shape: Vec<usize>| expected.push((format!("model.layers.{layer}.{name}"), shape));
         place("input_layernorm.weight", vec![a.hidden]);
         place("post_attention_layernorm.weight", vec![a.hidden]);
         place("self_attn.q_proj.weight", vec![queries, a.hidden]);
@@ -294,7 +302,12 @@ fn undo_permutation(weights: &Tensor, heads: usize) -> Result<Tensor> {
     Ok(halves.transpose(1, 2)?.contiguous()?.reshape((rows, columns))?)
 }
 
-fn write_tokenizer(gguf: &Gguf, tokenizer: &GgufTokenizer, context_length: usize, folder: &Path) -> Result<()> {
+fn write_tokenizer(
+    gguf: &Gguf,
+    tokenizer: &GgufTokenizer,
+    context_length: usize,
+    folder: &Path,
+) -> Result<()> {
     let text = tokenizer.tokenizer.to_string(false).map_err(|error| gguf.error(error.to_string()))?;
     fs_err::write(folder.join("tokenizer.json"), text)?;
     let token = |id: Option<usize>| id.map(|id| tokenizer.token(id));
@@ -332,8 +345,9 @@ fn write_tokenizer(gguf: &Gguf, tokenizer: &GgufTokenizer, context_length: usize
         "pad_token": token(tokenizer.padding),
     });
     let special = special.as_object().map(|map| map.iter().filter(|(_, token)| !token.is_null()).collect());
-    let special: serde_json::Map<String, Value> =
-        special.map(|map: Vec<_>| map.into_iter().map(|(key, token)| (key.clone(), token.clone())).collect()).unwrap_or_default();
+    let special: serde_json::Map<String, Value> = special
+        .map(|map: Vec<_>| map.into_iter().map(|(key, token)| (key.clone(), token.clone())).collect())
+        .unwrap_or_default();
     write_json(&folder.join("special_tokens_map.json"), &Value::Object(special))
 }
 

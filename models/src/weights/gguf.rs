@@ -100,7 +100,9 @@ impl Gguf {
     pub(super) fn tensor(&mut self, name: &str) -> Result<Tensor> {
         let read = self.content.tensor(&mut self.reader, name, &Device::Cpu);
         let tensor = read.and_then(|tensor| tensor.dequantize(&Device::Cpu));
-        tensor.map_err(|error| self.error(format!("tensor `{name}` can't be read ({error}); fetch the file again")))
+        tensor.map_err(|error| {
+            self.error(format!("tensor `{name}` can't be read ({error}); fetch the file again"))
+        })
     }
 }
 

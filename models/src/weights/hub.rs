@@ -58,8 +58,14 @@ fn download(id: &HubId) -> Result<PathBuf> {
     };
     let api = ApiBuilder::from_env().with_progress(false).build().map_err(failed)?;
     let repo = api.repo(id.repo());
-    let files: Vec<String> =
-        repo.info().map_err(failed)?.siblings.into_iter().map(|file| file.rfilename).filter(|file| is_needed(file)).collect();
+    let files: Vec<String> = repo
+        .info()
+        .map_err(failed)?
+        .siblings
+        .into_iter()
+        .map(|file| file.rfilename)
+        .filter(|file| is_needed(file))
+        .collect();
     if files.iter().all(|file| !file.ends_with(".safetensors")) {
         return Err(Error::Weights(format!(
             "{} has no safetensors; of a repository with GGUF files download one and give its path",
@@ -82,7 +88,9 @@ fn is_needed(file: &str) -> bool {
     if !folder.is_empty() {
         return name == "config.json" && folder.chars().next().is_some_and(|first| first.is_ascii_digit());
     }
-    [".json", ".safetensors", ".jinja"].iter().any(|ending| name.ends_with(ending)) || name == "vocab.txt" || name == "merges.txt"
+    [".json", ".safetensors", ".jinja"].iter().any(|ending| name.ends_with(ending))
+        || name == "vocab.txt"
+        || name == "merges.txt"
 }
 
 fn cached(id: &HubId) -> Option<PathBuf> {
@@ -107,9 +115,15 @@ mod tests {
 
     #[test]
     fn other_formats_of_the_weights_are_left_out() {
-        let needed = ["config.json", "model-00001-of-00002.safetensors", "1_Pooling/config.json", "chat_template.jinja"];
+        let needed = [
+            "config.json",
+            "model-00001-of-00002.safetensors",
+            "1_Pooling/config.json",
+            "chat_template.jinja",
+        ];
         assert!(needed.iter().all(|file| is_needed(file)));
-        let others = ["onnx/model.onnx", "onnx/config.json", "pytorch_model.bin", "original/params.json", "README.md"];
+        let others =
+            ["onnx/model.onnx", "onnx/config.json", "pytorch_model.bin", "original/params.json", "README.md"];
         assert!(!others.iter().any(|file| is_needed(file)));
     }
 }

@@ -115,7 +115,8 @@ fn length_of(folder: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in fs_err::read_dir(folder)? {
         let entry = entry?;
-        bytes += if entry.file_type()?.is_dir() { length_of(&entry.path())? } else { entry.metadata()?.len() };
+        bytes +=
+            if entry.file_type()?.is_dir() { length_of(&entry.path())? } else { entry.metadata()?.len() };
     }
     Ok(bytes)
 }

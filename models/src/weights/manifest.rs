@@ -88,7 +88,14 @@ impl Manifest {
             files.push(ManifestFile { sha256: sha256_of_file(&full)?, path, bytes });
         }
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(Self { format: FORMAT, name: name.into(), licence: licence.into(), upstream: upstream.into(), source, files })
+        Ok(Self {
+            format: FORMAT,
+            name: name.into(),
+            licence: licence.into(),
+            upstream: upstream.into(),
+            source,
+            files,
+        })
     }
 
     /// Reads the manifest of `folder`; none when it has none.
@@ -138,7 +145,12 @@ impl Manifest {
             let path = folder.join(relative);
             match fs_err::metadata(&path) {
                 Ok(found) if found.len() != file.bytes => {
-                    return Ok(Some(format!("{} has {} bytes instead of {}", file.path, found.len(), file.bytes)));
+                    return Ok(Some(format!(
+                        "{} has {} bytes instead of {}",
+                        file.path,
+                        found.len(),
+                        file.bytes
+                    )));
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -193,7 +205,8 @@ fn files_below(folder: &Path) -> Result<Vec<String>> {
                 continue;
             }
             let relative = path.strip_prefix(folder).unwrap_or(&path);
-            let parts: Option<Vec<&str>> = relative.components().map(|part| part.as_os_str().to_str()).collect();
+            let parts: Option<Vec<&str>> =
+                relative.components().map(|part| part.as_os_str().to_str()).collect();
             let parts = parts.ok_or_else(|| Error::Checkpoint {
                 path: path.clone(),
                 detail: "the file's name is not UTF-8; rename it".into(),

@@ -95,10 +95,16 @@ mod tests {
     #[test]
     fn pips_failures_are_told_apart() {
         let python = Path::new("python3");
-        assert!(failed(python, "a==1", "/usr/bin/python3: No module named pip").to_string().contains("ensurepip"));
-        let closed = "WARNING: Retrying\n\nERROR: Could not find a version\nERROR: No matching distribution found";
+        assert!(
+            failed(python, "a==1", "/usr/bin/python3: No module named pip").to_string().contains("ensurepip")
+        );
+        let closed =
+            "WARNING: Retrying\n\nERROR: Could not find a version\nERROR: No matching distribution found";
         let message = failed(python, "a==1", closed).to_string();
-        assert!(message.contains("No matching distribution") && message.contains("pip download"), "{message}");
+        assert!(
+            message.contains("No matching distribution") && message.contains("pip download"),
+            "{message}"
+        );
     }
 
     #[test]

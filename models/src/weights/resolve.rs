@@ -55,7 +55,9 @@ pub fn resolve(models_dir: &Path, spec: &str, role: Role) -> Result<Resolved> {
     let refuse = |detail: &str| Err(Error::Checkpoint { path: resolved.path.clone(), detail: detail.into() });
     match (role, resolved.kind) {
         (Role::Encoder, CheckpointKind::Gguf) => {
-            return refuse("a GGUF file can't be an encoder; give a sentence-transformers or Hugging Face directory");
+            return refuse(
+                "a GGUF file can't be an encoder; give a sentence-transformers or Hugging Face directory",
+            );
         }
         (Role::Expander, CheckpointKind::SentenceTransformers) => {
             return refuse("this is an encoder (it has modules.json); give a language model");
@@ -70,7 +72,9 @@ pub fn resolve(models_dir: &Path, spec: &str, role: Role) -> Result<Resolved> {
 
 fn locate(models_dir: &Path, spec: &str) -> Result<Resolved> {
     if spec.trim().is_empty() {
-        return Err(Error::Input("a checkpoint's name is empty; give a name in the store, a path or a hub id".into()));
+        return Err(Error::Input(
+            "a checkpoint's name is empty; give a name in the store, a path or a hub id".into(),
+        ));
     }
     let is_name = Path::new(spec).components().count() == 1 && !spec.starts_with('.');
     if is_name {
@@ -92,7 +96,9 @@ fn locate(models_dir: &Path, spec: &str) -> Result<Resolved> {
         return Ok(Resolved { path, kind });
     }
     let remedy = match find(spec) {
-        Some(_) => format!("the default weights `{spec}` are not in {} yet: pull them first", models_dir.display()),
+        Some(_) => {
+            format!("the default weights `{spec}` are not in {} yet: pull them first", models_dir.display())
+        }
         None => format!(
             "`{spec}` is neither a name in {}, nor a folder or file, nor a hub id (organisation/name)",
             models_dir.display()
@@ -161,7 +167,8 @@ fn weight_files(folder: &Path) -> Result<Vec<String>> {
     if !index.is_file() {
         return Ok(Vec::new());
     }
-    let broken = |detail: &str| Error::Checkpoint { path: index.clone(), detail: format!("{detail}; fetch it again") };
+    let broken =
+        |detail: &str| Error::Checkpoint { path: index.clone(), detail: format!("{detail}; fetch it again") };
     let json: serde_json::Value = serde_json::from_str(&fs_err::read_to_string(&index)?)
         .map_err(|error| broken(&format!("not JSON ({error})")))?;
     let map = json["weight_map"].as_object().ok_or_else(|| broken("it has no `weight_map`"))?;
@@ -184,15 +191,21 @@ pub fn weights_id(path: &Path) -> Result<String> {
     }
     let manifest = if path.join(MANIFEST_FILE).is_file() { Manifest::read(&path)? } else { None };
     let mut files = weight_files(&path)?;
-    for file in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
-    {
+    for file in [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    ] {
         if path.join(file).is_file() {
             files.push(file.into());
         }
     }
     let mut hasher = Sha256::new();
     for file in files {
-        let known = manifest.as_ref().and_then(|manifest| manifest.files.iter().find(|entry| entry.path == file));
+        let known =
+            manifest.as_ref().and_then(|manifest| manifest.files.iter().find(|entry| entry.path == file));
         let hash = match known {
             Some(entry) => entry.sha256.clone(),
             None => sha256_of_file(&path.join(&file))?,
@@ -221,10 +234,17 @@ mod tests {
     #[test]
     fn folders_are_told_apart_and_incomplete_ones_refused() {
         let whole = folder_with(&["config.json", "tokenizer.json", "model.safetensors"]);
-        let resolved = resolve(Path::new("no-store"), whole.path().to_str().unwrap(), Role::Expander).unwrap();
+        let resolved =
+            resolve(Path::new("no-store"), whole.path().to_str().unwrap(), Role::Expander).unwrap();
         assert_eq!(resolved.kind, CheckpointKind::HuggingFace);
-        assert!(error(folder_with(&["config.json", "model.safetensors"]).path(), Role::Encoder).contains("tokenizer.json is missing"));
-        assert!(error(folder_with(&["config.json", "tokenizer.json"]).path(), Role::Encoder).contains("no weights"));
+        assert!(
+            error(folder_with(&["config.json", "model.safetensors"]).path(), Role::Encoder)
+                .contains("tokenizer.json is missing")
+        );
+        assert!(
+            error(folder_with(&["config.json", "tokenizer.json"]).path(), Role::Encoder)
+                .contains("no weights")
+        );
         let torch = folder_with(&["config.json", "tokenizer.json", "pytorch_model.bin"]);
         assert!(error(torch.path(), Role::Encoder).contains("convert them to safetensors"));
         let encoder = folder_with(&["config.json", "tokenizer.json", "model.safetensors", "modules.json"]);

@@ -22,7 +22,11 @@ impl StoreLock {
     /// What a killed process left behind is removed.
     pub(super) fn acquire(folder: &Path, on_wait: impl FnOnce()) -> Result<Self> {
         fs_err::create_dir_all(folder)?;
-        let file = fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(folder.join(LOCK_FILE))?;
+        let file = fs_err::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(folder.join(LOCK_FILE))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

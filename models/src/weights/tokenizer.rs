@@ -71,7 +71,9 @@ pub(super) fn read(gguf: &Gguf) -> Result<GgufTokenizer> {
     }
     let id_of = |key: &str| -> Result<Option<usize>> {
         match gguf.optional_number(key)? {
-            Some(id) if id >= tokens.len() => Err(gguf.error(format!("`{key}` is {id}, beyond the vocabulary"))),
+            Some(id) if id >= tokens.len() => {
+                Err(gguf.error(format!("`{key}` is {id}, beyond the vocabulary")))
+            }
             id => Ok(id),
         }
     };
@@ -80,8 +82,10 @@ pub(super) fn read(gguf: &Gguf) -> Result<GgufTokenizer> {
         .ok_or_else(|| gguf.error("the metadata lacks `tokenizer.ggml.eos_token_id`"))?;
     let adds_bos = gguf.optional_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(pre == "llama-bpe");
     let added = added_tokens(&tokens, &kinds);
-    let stages = Stages::of(pre, bos.filter(|_| adds_bos).map(|id| (id, tokens[id].as_str())))
-        .ok_or_else(|| gguf.error(format!("pre-tokenizer `{pre}` is not supported; supported are {SUPPORTED}")))?;
+    let stages =
+        Stages::of(pre, bos.filter(|_| adds_bos).map(|id| (id, tokens[id].as_str()))).ok_or_else(|| {
+            gguf.error(format!("pre-tokenizer `{pre}` is not supported; supported are {SUPPORTED}"))
+        })?;
     let json = tokenizer_json(&tokens, &kinds, merges(gguf)?, &added, stages);
     let tokenizer = Tokenizer::from_bytes(json.to_string())
         .map_err(|error| gguf.error(format!("its vocabulary makes no tokenizer: {error}")))?;
@@ -101,7 +105,11 @@ fn added_tokens(tokens: &[String], kinds: &[usize]) -> Vec<AddedToken> {
     let added = tokens.iter().zip(kinds).enumerate();
     added
         .filter(|(_, (_, kind))| [UNKNOWN, CONTROL, USER_DEFINED].contains(kind))
-        .map(|(id, (content, kind))| AddedToken { id, content: content.clone(), special: *kind != USER_DEFINED })
+        .map(|(id, (content, kind))| AddedToken {
+            id,
+            content: content.clone(),
+            special: *kind != USER_DEFINED,
+        })
         .collect()
 }
 
@@ -109,7 +117,9 @@ fn merges(gguf: &Gguf) -> Result<Vec<(&str, &str)>> {
     let merges = gguf.texts("tokenizer.ggml.merges")?;
     merges
         .into_iter()
-        .map(|merge| merge.split_once(' ').ok_or_else(|| gguf.error(format!("`{merge}` is not a merge of two tokens"))))
+        .map(|merge| {
+            merge.split_once(' ').ok_or_else(|| gguf.error(format!("`{merge}` is not a merge of two tokens")))
+        })
         .collect()
 }
 

