@@ -72,6 +72,17 @@ pub fn convert_gguf(
     Ok(ConvertedCheckpoint { architecture: architecture.name, parameters, sha256 })
 }
 
+/// Writes the tokenizer files alone, in the layout of [`convert_gguf`].
+#[cfg(feature = "mistralrs")]
+pub(crate) fn write_gguf_tokenizer(gguf_path: &Path, folder: &Path) -> Result<()> {
+    let gguf = Gguf::open(gguf_path)?;
+    let architecture = gguf.text("general.architecture")?;
+    let context_length = gguf.number(&format!("{architecture}.context_length"))?;
+    let tokenizer = tokenizer::read(&gguf)?;
+    write_json(&folder.join("generation_config.json"), &generation_config(&tokenizer))?;
+    write_tokenizer(&gguf, &tokenizer, context_length, folder)
+}
+
 /// The hyperparameters, under GGUF's names.
 struct Architecture {
     name: String,

@@ -20,6 +20,8 @@ mod store;
 mod tokenizer;
 mod wheel;
 
+#[cfg(feature = "mistralrs")]
+pub(crate) use convert::write_gguf_tokenizer;
 pub use convert::{ConvertedCheckpoint, convert_gguf};
 pub use list::{StoredCheckpoint, Verification, list};
 pub use manifest::{MANIFEST_FILE, Manifest, ManifestFile, Source, sha256_of_file};

@@ -1,1 +1,0 @@
-//! mistralrs in process.
