@@ -18,6 +18,7 @@ pub mod expander;
 pub mod testing;
 pub mod weights;
 
+pub use device::DeviceChoice;
 pub use encoder::{Encoder, EncoderInfo, Pooling, Priority, TextKind};
 pub use error::{Error, Result};
 pub use expander::{

@@ -1,11 +1,25 @@
 //! The expander Θ: a language model that writes the passage which would answer a query.
 
+mod clean;
+mod gate;
+#[cfg(feature = "mistralrs")]
+pub mod mistral;
+pub mod openai;
+mod prompt;
+mod sse;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::Serialize;
 use tokio::{sync::mpsc, time::Instant};
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use self::gate::{Gate, Place};
+pub use self::{
+    clean::clean,
+    prompt::{PromptTemplate, Q2A, Q2D, SpecialTokens},
+};
 use crate::{Error, Result};
 
 /// How tokens are drawn.

@@ -20,9 +20,13 @@ mod store;
 mod tokenizer;
 mod wheel;
 
+#[cfg(feature = "mistralrs")]
+pub(crate) use convert::write_gguf_tokenizer;
 pub use convert::{ConvertedCheckpoint, convert_gguf};
 pub use list::{StoredCheckpoint, Verification, list};
 pub use manifest::{MANIFEST_FILE, Manifest, ManifestFile, Source, sha256_of_file};
 pub use pull::{PullAction, PullOptions, PullProgress, PullReport, PulledCheckpoint, pull};
-pub use registry::{DEFAULT_ENCODER, DEFAULT_EXPANDER, DEFAULT_EXPANDER_GGUF, DefaultWeights, default_weights};
+pub use registry::{
+    DEFAULT_ENCODER, DEFAULT_EXPANDER, DEFAULT_EXPANDER_GGUF, DefaultWeights, default_weights,
+};
 pub use resolve::{CheckpointKind, Resolved, Role, resolve, weights_id};

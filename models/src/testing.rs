@@ -1,1 +1,0 @@
-//! Small deterministic doubles of both seams, for tests that need no weights.

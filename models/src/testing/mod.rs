@@ -1,0 +1,7 @@
+//! Small deterministic doubles of both seams, for tests that need no weights.
+
+mod conformance;
+mod expander;
+
+pub use conformance::{Conformance, check_expander};
+pub use expander::*;
