@@ -12,10 +12,13 @@
 //! | a viewed file may change under us | never viewed |
 //! | search beside remove may return removed keys; reused nodes keep their old neighbours' links | nothing is removed from the graph: removed keys are tombstones that searches skip, until a rebuild drops them |
 //! | key `u64::MAX` is lost by a restore | refused |
+//! | additions on several threads at once lose up to one vector in a hundred: a node can be found on a higher layer before it has links on the lowest, and who lands there is linked to nothing else | after such a batch every vector must be able to find itself; those that can't are linked again, alone |
+//! | a search that lands on such a node returns next to nothing | documented in [`VectorIndex::search`]; [`crate::Index`] counts what came and scans exactly when it is short |
 //!
 //! ef is given per search as usearch's result count (it considers `max(expansion, count)` candidates; the expansion is
 //! set to 1), so two searches with different ef never meet in shared state.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -33,6 +36,10 @@ use crate::vector_index::{Allow, Image, VectorIndex};
 pub const MAX_CANDIDATES: usize = 10_000;
 /// Batches smaller than this are linked by the calling thread alone.
 const PARALLEL_BATCH: usize = 64;
+/// How often vectors that parallel additions lost are linked again; one round has always sufficed.
+const RELINK_ROUNDS: usize = 3;
+/// Components of a unit vector in i8.
+const I8_UNIT: f64 = 127.0;
 const RESERVED_KEY: u64 = u64::MAX;
 
 /// Approximate search by inner product.
@@ -194,26 +201,53 @@ impl Hnsw {
     /// Links the vectors, on several threads when there are many. The first error wins.
     fn link(&self, vectors: &[(u64, &[f32])], scale: f32) -> Result<()> {
         let graph = self.graph.read();
-        let add = |key: u64, vector: &[f32]| {
-            if scale == 1.0 {
-                graph.add(key, vector)
-            } else {
-                graph.add(key, &vector.iter().map(|value| value * scale).collect::<Vec<f32>>())
-            }
-            .map_err(graph_error)
-        };
+        let add = |key: u64, vector: &[f32]| graph.add(key, &scaled(vector, scale)).map_err(graph_error);
         if vectors.len() < PARALLEL_BATCH || self.config.build_threads == 1 {
             return vectors.iter().try_for_each(|(key, vector)| add(*key, vector));
         }
+        self.on_threads(vectors, |key, vector| add(key, vector))?;
+        for _ in 0..RELINK_ROUNDS {
+            let lost = Mutex::new(Vec::new());
+            self.on_threads(vectors, |key, vector| {
+                // Stops as soon as it meets its key, and looks everywhere before it gives up.
+                let found = graph.filtered_search(&scaled(vector, scale), 1, |other| other == key);
+                if found.map_err(graph_error)?.keys.is_empty() {
+                    lost.lock().push((key, vector));
+                }
+                Ok(())
+            })?;
+            let lost = lost.into_inner();
+            if lost.is_empty() {
+                return Ok(());
+            }
+            tracing::debug!(
+                lost = lost.len(),
+                of = vectors.len(),
+                "linking vectors again that additions lost"
+            );
+            for (key, vector) in lost {
+                graph.remove(key).map_err(graph_error)?;
+                add(key, vector)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `work` for each vector, on `build_threads` threads.
+    fn on_threads<'v>(
+        &self,
+        vectors: &[(u64, &'v [f32])],
+        work: impl Fn(u64, &'v [f32]) -> Result<()> + Sync,
+    ) -> Result<()> {
         let next = AtomicUsize::new(0);
-        let work = || {
+        let run = || {
             while let Some((key, vector)) = vectors.get(next.fetch_add(1, Ordering::Relaxed)) {
-                add(*key, vector)?;
+                work(*key, vector)?;
             }
             Ok(())
         };
         std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.config.build_threads).map(|_| scope.spawn(work)).collect();
+            let threads: Vec<_> = (0..self.config.build_threads).map(|_| scope.spawn(run)).collect();
             let panicked = |_| Err(Error::Graph("a thread that adds vectors panicked".into()));
             let outcomes: Vec<Result<()>> =
                 threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect();
@@ -279,7 +313,10 @@ impl VectorIndex for Hnsw {
         if panicked.into_inner() {
             return Err(Error::Graph("the filter panicked".into()));
         }
-        let unscale = length / f64::from(labels.scale);
+        let mut unscale = length / f64::from(labels.scale);
+        if self.config.scalar == Scalar::I8 {
+            unscale /= I8_UNIT * I8_UNIT;
+        }
         let mut hits: Vec<Hit> = matches
             .keys
             .into_iter()
@@ -313,6 +350,10 @@ impl VectorIndex for Hnsw {
         let labels = self.labels.read();
         (labels.keys.len() - labels.tombstones.len()) as usize
     }
+}
+
+fn scaled(vector: &[f32], scale: f32) -> Cow<'_, [f32]> {
+    if scale == 1.0 { vector.into() } else { vector.iter().map(|value| value * scale).collect() }
 }
 
 fn scalar_kind(scalar: Scalar) -> ScalarKind {

@@ -101,7 +101,7 @@ impl Core {
         let top_k = request.top_k.min(matching);
         let ef = request.ef.unwrap_or_else(|| self.config.ef_search.max(2 * top_k));
         if !self.scans(request.mode, &state, among.is_some(), matching, ef)
-            && let Some(hits) = self.walk(request.vector, top_k, ef, &state, among.as_ref())?
+            && let Some(hits) = self.walk(request.vector, top_k, ef.min(matching), &state, among.as_ref())?
         {
             let how = if among.is_some() { How::FilteredHnsw } else { How::Hnsw };
             return Ok(SearchOutcome { hits, how, matching });
@@ -128,7 +128,8 @@ impl Core {
         }
     }
 
-    /// Candidates from the graph, scored in f32. `None` when it found too few, which a graph can.
+    /// The best of `ef` candidates from the graph, scored in f32. `None` when it found fewer candidates: then the walk
+    /// ended too early, as it can beside an addition, and what it did find may not be the best.
     fn walk(
         &self,
         query: &[f32],
@@ -137,7 +138,7 @@ impl Core {
         state: &State,
         among: Option<&RoaringBitmap>,
     ) -> Result<Option<Vec<Hit>>> {
-        let candidates = ef.max(top_k);
+        let candidates = ef.max(top_k).min(MAX_CANDIDATES);
         let graph = self.current_graph();
         let found = match among {
             None => graph.search(query, candidates, candidates, None)?,
@@ -147,6 +148,14 @@ impl Core {
             }
         };
         let mut top = TopHits::new(top_k);
+        if found.len() < candidates {
+            tracing::debug!(
+                found = found.len(),
+                candidates,
+                "the graph found too few candidates; scanning instead"
+            );
+            return Ok(None);
+        }
         for hit in found {
             // A key that is being added or was just removed is in the graph but not among the documents.
             if let Some(vector) = state.slab.get(hit.key) {

@@ -30,8 +30,9 @@ pub trait VectorIndex: Send + Sync {
     /// Removes keys and returns how many were there. Removed keys are never found again and never added again.
     fn remove(&self, keys: &[u64]) -> usize;
 
-    /// Up to `top_k` allowed keys, best first. Approximate implementations consider at least `ef` candidates, and their
-    /// scores are those of their own (narrower) copies of the vectors.
+    /// Up to `top_k` allowed keys, best first. Approximate implementations consider at least `ef` candidates; their
+    /// scores are those of their own (narrower) copies of the vectors, and beside an addition they may find fewer keys
+    /// than there are.
     ///
     /// # Errors
     /// A query of another dimension, not finite or without a length; `allow` panicked.
