@@ -23,8 +23,8 @@ pub(crate) struct Args {
     #[arg(long, env = "EXPANDR_ENDPOINT", default_value = "http://127.0.0.1:8080")]
     pub(crate) endpoint: String,
     /// Bearer key for reading.
-    #[arg(long, env = "EXPANDR_API_KEY", hide_env_values = true)]
-    pub(crate) api_key: Option<String>,
+    #[arg(long, env = "EXPANDR_KEY", hide_env_values = true)]
+    pub(crate) key: Option<String>,
     /// Queries, one JSON object a line with `text` or `query`.
     #[arg(long, value_name = "FILE", conflicts_with = "query")]
     pub(crate) queries: Option<PathBuf>,

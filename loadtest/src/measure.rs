@@ -77,7 +77,7 @@ pub(crate) struct Phase {
     pub(crate) expansions: BTreeMap<String, u64>,
     /// Degraded searches by reason.
     pub(crate) reasons: BTreeMap<String, u64>,
-    /// Tokens of all expansions that were generated for these searches.
+    /// Tokens of the expansions that didn't come from a cache. Searches that shared one generation count it each.
     pub(crate) generated_tokens: u64,
     /// Every bundle that answered.
     pub(crate) bundles: BTreeSet<String>,

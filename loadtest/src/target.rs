@@ -76,9 +76,9 @@ impl Target {
             .filter(|url| url.scheme() == "http")
             .with_context(|| format!("--endpoint {:?} is not an http:// URL", args.endpoint))?;
         let mut headers = HeaderMap::new();
-        if let Some(key) = &args.api_key {
-            let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
-                .context("--api-key can't stand in a header")?;
+        if let Some(key) = &args.key {
+            let mut value =
+                HeaderValue::from_str(&format!("Bearer {key}")).context("--key can't stand in a header")?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }

@@ -188,7 +188,7 @@ fn cached_repeats_and_keys_reach_the_server() {
         "0.5",
         "--hot",
         "1",
-        "--api-key",
+        "--key",
         "secret",
     ];
     let (output, report, double) = load_test(double, &flags);
