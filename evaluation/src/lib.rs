@@ -6,13 +6,14 @@
 //!
 //! In reading order:
 //! - [`collection`]: BEIR folders, TREC and TSV qrels and queries; broken lines named by file and line.
+//! - [`lines`]: text files line by line, for errors that name file and line.
 //! - [`run`]: ranked lists, and their TREC form on disk.
 //! - [`metrics`]: nDCG, recall, MRR, MAP, precision and success as trec_eval computes them.
 //! - [`significance`]: the paired permutation test, effect size, bootstrap interval, Holm's correction.
 
 pub mod collection;
 mod error;
-mod lines;
+pub mod lines;
 pub mod metrics;
 pub mod run;
 pub mod significance;

@@ -7,7 +7,7 @@ use crate::{Error, Result};
 
 /// Reads a UTF-8 file line by line without holding it in memory. Line ends may be `\n` or `\r\n`; a byte order
 /// mark at the start is dropped; blank lines are passed over, and still counted.
-pub(crate) struct Lines {
+pub struct Lines {
     path: PathBuf,
     reader: BufReader<fs_err::File>,
     number: usize,
@@ -15,17 +15,25 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// When it can't be opened.
+    pub fn open(path: &Path) -> Result<Self> {
         let file = fs_err::File::open(path)?;
         Ok(Self { path: path.to_owned(), reader: BufReader::new(file), number: 0, buffer: Vec::new() })
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// The file.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The next line that is not blank, with its number; none at the end of the file.
-    pub(crate) fn next_line(&mut self) -> Result<Option<(usize, &str)>> {
+    ///
+    /// # Errors
+    /// When reading fails, and when the line is not UTF-8.
+    pub fn next_line(&mut self) -> Result<Option<(usize, &str)>> {
         loop {
             self.buffer.clear();
             if self.reader.read_until(b'\n', &mut self.buffer)? == 0 {
