@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use expandr_index::Index;
-use expandr_models::{Encoder, Expander, expander::prompt::PromptTemplate};
+use expandr_models::{Encoder, Expander, expander::PromptTemplate};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 

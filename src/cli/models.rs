@@ -49,7 +49,7 @@ pub(super) async fn run(args: ModelsArgs) -> anyhow::Result<()> {
                 );
             }
             for checkpoint in found {
-                println!("{checkpoint}");
+                println!("{}", line(&checkpoint));
             }
             Ok(())
         }
@@ -59,12 +59,16 @@ pub(super) async fn run(args: ModelsArgs) -> anyhow::Result<()> {
 /// Fetches the default weights and says on standard error what happens.
 pub(super) async fn pull(models_dir: PathBuf, verify: bool) -> anyhow::Result<()> {
     let options = weights::PullOptions { verify, ..weights::PullOptions::default() };
-    let report = tokio::task::spawn_blocking(move || {
+    tokio::task::spawn_blocking(move || {
         weights::pull(&models_dir, &options, &mut |progress| eprintln!("{progress}"))
     })
     .await??;
-    for checkpoint in &report.checkpoints {
-        eprintln!("{checkpoint}");
-    }
     Ok(())
+}
+
+/// A checkpoint in one line.
+fn line(checkpoint: &weights::StoredCheckpoint) -> String {
+    let kind = checkpoint.kind.as_ref().map_or("unknown".to_owned(), |kind| format!("{kind:?}"));
+    let megabytes = checkpoint.bytes / 1_000_000;
+    format!("{:32} {kind:24} {megabytes:>6} MB  {:?}", checkpoint.name, checkpoint.verification)
 }

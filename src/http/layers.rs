@@ -41,7 +41,8 @@ pub(super) async fn observe(
     let mut response = next.run(request).instrument(span.clone()).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         response = problem.into_response_with(&id);
-    } else if response.status().is_client_error() && !has_body(&response) {
+    } else if response.status().is_client_error() && !is_json(&response) {
+        // A rejection of the framework itself, such as a path that isn't UTF-8.
         response =
             Problem::new(Code::InvalidRequest, "the request could not be read").into_response_with(&id);
     }

@@ -46,7 +46,14 @@ pub async fn passages(
         };
         return Passages { report, first_token_ms: 0.0 };
     }
-    let prompt = bundle.prompt.render(&normalize_query(query));
+    let prompt = match bundle.prompt.render(&[&normalize_query(query)]) {
+        Ok(prompt) => prompt,
+        Err(error) => {
+            let outcome =
+                Outcome::Unusable { reason: DegradedReason::LlmError, detail: Some(error.to_string()) };
+            return summarize(vec![outcome], request);
+        }
+    };
     let outcomes = join_all((0..request.count).map(|sample| {
         write_one(
             bundle,
@@ -102,7 +109,7 @@ async fn write_one(
     if !cached {
         metrics.count_tokens(written.output_tokens, written.first_token);
     }
-    let text = clean::clean_passage(&written.text);
+    let text = clean(&written.text);
     let text = if cut { whole_words(&text) } else { text };
     if cut && text.split_whitespace().count() < min_partial_words {
         return Outcome::Unusable { reason: DegradedReason::Timeout, detail: None };

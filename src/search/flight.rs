@@ -202,15 +202,12 @@ impl Flights {
 async fn wait(flight: &Flight, deadline: Instant) -> Landing {
     let mut state = flight.state.clone();
     let in_time = timeout_at(deadline, state.wait_for(|state| state.outcome.is_some())).await;
-    match in_time {
-        Ok(Ok(state)) => {
-            let written = state.written.clone();
-            match &state.outcome {
-                Some(Outcome::Overloaded(detail)) => Landing::Overloaded(detail.clone()),
-                Some(Outcome::Failed(detail)) => Landing::Failed(detail.clone()),
-                Some(Outcome::Finished) | None => Landing::Finished(written),
-            }
-        }
+    match in_time.map(|waited| waited.map(|landed| (landed.written.clone(), landed.outcome.clone()))) {
+        Ok(Ok((written, outcome))) => match outcome {
+            Some(Outcome::Overloaded(detail)) => Landing::Overloaded(detail),
+            Some(Outcome::Failed(detail)) => Landing::Failed(detail),
+            Some(Outcome::Finished) | None => Landing::Finished(written),
+        },
         Ok(Err(_closed)) => Landing::Failed("the generation's task ended early".to_owned()),
         Err(_elapsed) => Landing::Cut(state.borrow().written.clone()),
     }

@@ -8,9 +8,9 @@ use expandr_models::{
     Encoder, Expander,
     encoder::EncoderOptions,
     expander::{
+        PromptTemplate,
         mistral::{self, MistralOptions},
         openai::{OpenAiExpander, OpenAiOptions},
-        prompt::PromptTemplate,
     },
     weights::{self, Role},
 };
@@ -86,7 +86,8 @@ async fn load_expander(models_dir: &Path, models: &Models) -> anyhow::Result<Opt
             queue_capacity: models.expander_queue,
             ..MistralOptions::default()
         };
-        mistral::load(&resolved.path, options).await?
+        let expander: Arc<dyn Expander> = mistral::load(&resolved.path, options).await?;
+        expander
     };
     let info = expander.info();
     let took_ms = start.elapsed().as_millis() as u64;

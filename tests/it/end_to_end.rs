@@ -9,7 +9,10 @@ const DOCUMENTS: &[(&str, &str)] = &[
     ("vitamin", "Vitamin D helps the body to absorb calcium, which keeps bones strong."),
     ("rome", "The Roman Empire fell in the west in the year 476, when Odoacer deposed the last emperor."),
     ("bread", "Yeast turns sugar into carbon dioxide, whose bubbles make the dough rise before baking."),
-    ("tide", "The gravity of the moon pulls the water of the oceans, so that the tides rise and fall twice a day."),
+    (
+        "tide",
+        "The gravity of the moon pulls the water of the oceans, so that the tides rise and fall twice a day.",
+    ),
     ("id with/odd?chars #1", "Volcanoes erupt when molten rock from below the crust reaches the surface."),
 ];
 
@@ -24,7 +27,8 @@ async fn searches_expansions_and_bad_requests() {
     server.put(DOCUMENTS).await;
 
     // A raw search finds what it should.
-    let (status, raw) = server.post("/search", json!({"query": "why is the sky blue", "expansion": false})).await;
+    let (status, raw) =
+        server.post("/search", json!({"query": "why is the sky blue", "expansion": false})).await;
     assert_eq!(status, 200, "{raw}");
     assert_eq!(ids(&raw)[0], "sky");
     assert_eq!(raw["expansion"]["status"], "disabled");
@@ -41,7 +45,8 @@ async fn searches_expansions_and_bad_requests() {
     assert!(first["expansion"]["texts"][0].as_str().unwrap().split_whitespace().count() >= 8);
     assert!((1..=24).contains(&first["expansion"]["output_tokens"].as_u64().unwrap()));
     let explain = &first["hits"][0]["explain"];
-    let cosines = (explain["query_cosine"].as_f64().unwrap(), explain["expansion_cosines"][0].as_f64().unwrap());
+    let cosines =
+        (explain["query_cosine"].as_f64().unwrap(), explain["expansion_cosines"][0].as_f64().unwrap());
     let score = first["hits"][0]["score"].as_f64().unwrap();
     assert!((score - (cosines.0 + cosines.1) / 2.0).abs() < 1e-3, "score {score} is the mean of {cosines:?}");
     assert!(explain["rank_without_expansion"].as_u64().is_some());
@@ -98,7 +103,8 @@ async fn bad_requests(server: &Server) {
     assert_eq!(malformed.status(), 400);
     assert_eq!(malformed.headers()["content-type"], "application/problem+json");
     assert_eq!(raw("{\"query\": \"q\"}", "text/plain").await.unwrap().status(), 415);
-    let huge = server.client.post(format!("{}/search", server.url)).header("content-type", "application/json");
+    let huge =
+        server.client.post(format!("{}/search", server.url)).header("content-type", "application/json");
     assert_eq!(huge.body(vec![b' '; 9 * 1024 * 1024]).send().await.unwrap().status(), 413);
     assert_eq!(server.get("/nowhere").await.0, 404);
     assert_eq!(server.get("/search").await.0, 405);
@@ -110,7 +116,8 @@ async fn bad_requests(server: &Server) {
 async fn other_routes(server: &Server) {
     let (status, document) = server.get("/documents/id%20with%2Fodd%3Fchars%20%231").await;
     assert_eq!((status, &document["id"]), (200, &json!("id with/odd?chars #1")));
-    let (status, expand) = server.post("/expand", json!({"query": "what is yeast", "expansion": {"max_tokens": 12}})).await;
+    let (status, expand) =
+        server.post("/expand", json!({"query": "what is yeast", "expansion": {"max_tokens": 12}})).await;
     assert_eq!((status, &expand["status"]), (200, &json!("applied")), "{expand}");
     let (status, vectors) = server.post("/embed", json!({"inputs": ["one", "two"]})).await;
     assert_eq!((status, vectors.as_array().unwrap().len()), (200, 2));
@@ -127,7 +134,8 @@ async fn other_routes(server: &Server) {
     for path in ["/livez", "/readyz", "/health"] {
         assert_eq!(server.get(path).await.0, 200, "{path}");
     }
-    let metrics = server.client.get(format!("{}/metrics", server.url)).send().await.unwrap().text().await.unwrap();
+    let metrics =
+        server.client.get(format!("{}/metrics", server.url)).send().await.unwrap().text().await.unwrap();
     for line in [
         "expandr_search_requests_total{expansion=\"applied\"} 1",
         "expandr_search_degraded_total{reason=\"timeout\"} 1",
@@ -148,7 +156,8 @@ async fn a_restart_keeps_documents_and_queued_bodies() {
     server.put(DOCUMENTS).await;
     let deleted = server.client.delete(format!("{}/documents/rome", server.url)).send().await.unwrap();
     assert_eq!(deleted.status(), 204);
-    let line = json!({"_id": "queued", "title": "Glaciers", "text": "Ice that flows slowly downhill."}).to_string();
+    let line =
+        json!({"_id": "queued", "title": "Glaciers", "text": "Ice that flows slowly downhill."}).to_string();
     let request = server.client.post(format!("{}/documents/bulk?wait=false", server.url));
     let accepted = request.header("content-type", "application/x-ndjson").body(line).send().await.unwrap();
     assert_eq!(accepted.status(), 202);
@@ -157,7 +166,10 @@ async fn a_restart_keeps_documents_and_queued_bodies() {
     let server = Server::start(folder.path(), &flags);
     let (_, answer) = server.post("/search", json!({"query": "calcium and bones"})).await;
     assert_eq!(ids(&answer)[0], "vitamin");
-    assert_eq!(answer["expansion"]["status"], "disabled", "without a language model there is nothing to switch on");
+    assert_eq!(
+        answer["expansion"]["status"], "disabled",
+        "without a language model there is nothing to switch on"
+    );
     assert_eq!(server.get("/documents/rome").await.0, 404);
     let mut found = 404;
     for _ in 0..200 {

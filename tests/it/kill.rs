@@ -37,7 +37,9 @@ async fn acknowledged_documents_survive_kill_9() {
             loop {
                 let first = counter.load(Ordering::SeqCst);
                 let body = (first..first + CHUNK).map(line).collect::<Vec<_>>().join("\n");
-                let request = client.post(format!("{url}/documents/bulk")).header("content-type", "application/x-ndjson");
+                let request = client
+                    .post(format!("{url}/documents/bulk"))
+                    .header("content-type", "application/x-ndjson");
                 match request.body(body).send().await {
                     Ok(response) if response.status() == 200 => {
                         counter.store(first + CHUNK, Ordering::SeqCst);

@@ -19,9 +19,13 @@ pub(crate) fn models_dir() -> &'static Path {
         let folder = std::env::var_os("EXPANDR_MODELS_DIR")
             .map(PathBuf::from)
             .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("models/store"));
-        let output = Command::new(BINARY).args(["models", "pull", "--models-dir"]).arg(&folder).output().unwrap();
+        let output =
+            Command::new(BINARY).args(["models", "pull", "--models-dir"]).arg(&folder).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "these tests need the default weights; `expandr models pull` said: {said}");
+        assert!(
+            output.status.success(),
+            "these tests need the default weights; `expandr models pull` said: {said}"
+        );
         folder
     })
 }
@@ -75,8 +79,10 @@ impl Server {
 
     /// Stores `(id, text)` documents.
     pub(crate) async fn put(&self, documents: &[(&str, &str)]) {
-        let documents: Vec<Value> = documents.iter().map(|(id, text)| json!({"id": id, "text": text})).collect();
-        let request = self.client.put(format!("{}/documents", self.url)).json(&json!({ "documents": documents }));
+        let documents: Vec<Value> =
+            documents.iter().map(|(id, text)| json!({"id": id, "text": text})).collect();
+        let request =
+            self.client.put(format!("{}/documents", self.url)).json(&json!({ "documents": documents }));
         let response = request.send().await.unwrap();
         assert!(response.status().is_success(), "{}", response.text().await.unwrap());
     }
