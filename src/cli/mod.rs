@@ -7,7 +7,7 @@ mod models;
 mod search;
 mod serve;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
@@ -21,14 +21,10 @@ struct Cli {
     #[arg(long, global = true, env = "EXPANDR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     log_format: LogFormat,
 
-    /// What to log: error, warn, info, debug, trace, or a tracing filter such as `info,expandr=debug`.
-    #[arg(
-        long,
-        global = true,
-        env = "EXPANDR_LOG",
-        default_value = "info,mistralrs_core=warn,mistralrs_quant=warn"
-    )]
-    log: String,
+    /// What to log: error, warn, info, debug, trace, or a tracing filter such as `info,expandr=debug` [default: info; for
+    /// commands with a progress bar warn]
+    #[arg(long, global = true, env = "EXPANDR_LOG")]
+    log: Option<String>,
 
     #[command(subcommand)]
     command: Command,
@@ -89,12 +85,16 @@ pub fn main() -> ExitCode {
 }
 
 fn start_logging(cli: &Cli) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&cli.log)
-        .map_err(|error| anyhow::anyhow!("--log `{}` is not a filter: {error}; use e.g. info", cli.log))?;
+    let quiet = !matches!(cli.command, Command::Serve(_));
+    let default = if quiet { "warn" } else { "info,mistralrs_core=warn,mistralrs_quant=warn" };
+    let log = cli.log.as_deref().unwrap_or(default);
+    let filter = EnvFilter::try_new(log)
+        .map_err(|error| anyhow::anyhow!("--log `{log}` is not a filter: {error}; use e.g. info"))?;
     let registry = tracing_subscriber::registry().with(filter);
     match cli.log_format {
         LogFormat::Human => {
-            registry.with(fmt::layer().with_writer(std::io::stderr).with_target(false)).try_init()?
+            let layer = fmt::layer().with_ansi(std::io::stderr().is_terminal());
+            registry.with(layer.with_writer(std::io::stderr).with_target(false)).try_init()?;
         }
         LogFormat::Json => {
             registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()?;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
 
 use super::files::{checkpoint_error, read_json};
@@ -104,7 +104,8 @@ impl Tensors {
         }
         header.resize(8 + header_length as usize, 0);
         file.read_exact(&mut header[8..]).map_err(|_| broken("the file ends within its header".into()))?;
-        let (_, metadata) = SafeTensors::read_metadata(&header)
+        // The crate's own reader of headers wants the whole file in memory.
+        let metadata: Metadata = serde_json::from_slice(&header[8..])
             .map_err(|e| broken(format!("not a safetensors file ({e})")))?;
         let expected = 8 + header_length + metadata.data_len() as u64;
         if length != expected {
