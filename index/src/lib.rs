@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`Index`] is the whole; [`document`] and [`filter`] are what comes in; the store is the truth, the
 //! slab its vectors in memory; [`VectorIndex`] is the seam to search, with [`Exact`] and [`Hnsw`] behind it; a snapshot
-//! saves the graph.
+//! saves the graph. What is on disk, the promises and the sizes:
+#![doc = include_str!("../README.md")]
 
 mod config;
 pub mod document;
