@@ -1,1 +1,5 @@
 //! Small deterministic doubles of both seams, for tests that need no weights.
+
+mod encoder;
+
+pub use encoder::*;
