@@ -117,7 +117,7 @@ fn device_name(device: &candle_core::Device) -> String {
 }
 
 /// A checkpoint behind its queue and threads.
-struct LocalEncoder {
+pub(super) struct LocalEncoder {
     info: EncoderInfo,
     admission: Arc<Admission>,
     interactive: mpsc::Sender<Submission>,
@@ -134,7 +134,7 @@ struct Submission {
 }
 
 impl LocalEncoder {
-    fn start(
+    pub(super) fn start(
         info: EncoderInfo,
         tokenizer: TextTokenizer,
         model: Box<dyn TextModel>,
@@ -260,7 +260,7 @@ struct Inference {
 
 impl Inference {
     fn run(mut self, queue: &Queue) {
-        while let Some(batch) = queue.next_batch(self.budget, |lengths| self.model.cost(lengths)) {
+        while let Some(batch) = queue.next_batch(self.budget, |batch| self.model.cost(batch)) {
             let texts: Vec<&[u32]> = batch.iter().map(|work| work.ids.as_slice()).collect();
             let result = catch_unwind(AssertUnwindSafe(|| self.model.vectors(&texts)));
             let result = result.unwrap_or_else(|panic| {

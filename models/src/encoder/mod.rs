@@ -16,6 +16,8 @@ mod packed;
 mod padded;
 mod queue;
 mod tensors;
+#[cfg(test)]
+mod tests;
 mod tokenize;
 
 pub use local::{EncoderOptions, load};

@@ -5,12 +5,30 @@ use crate::Result;
 
 /// A model that turns token ids into vectors. It belongs to one thread.
 pub(crate) trait TextModel: Send {
-    /// What a batch of texts of these lengths costs, in tokens: their sum, or the area of the padded matrix.
-    fn cost(&self, lengths: &[usize]) -> usize;
+    /// What a batch costs, in tokens computed.
+    fn cost(&self, batch: BatchSize) -> usize;
 
     /// One pooled vector a text, not normalised. A text has at most as many ids as the model has positions, and each
     /// is within the vocabulary.
     fn vectors(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>>;
+}
+
+/// How large a batch of texts is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct BatchSize {
+    /// Number of texts.
+    pub(crate) texts: usize,
+    /// Sum of their lengths.
+    pub(crate) tokens: usize,
+    /// Length of the longest.
+    pub(crate) longest: usize,
+}
+
+impl BatchSize {
+    /// With one more text of this length.
+    pub(crate) fn with(self, length: usize) -> Self {
+        Self { texts: self.texts + 1, tokens: self.tokens + length, longest: self.longest.max(length) }
+    }
 }
 
 /// One vector from a text's hidden states (`tokens × hidden`); zeros for a text without tokens, as in

@@ -11,7 +11,7 @@ use super::{
     Pooling,
     bert::{BertWeights, Linear, Norm},
     config::{Activation, BertConfig},
-    model::{TextModel, pool},
+    model::{BatchSize, TextModel, pool},
 };
 use crate::Result;
 
@@ -96,8 +96,8 @@ fn named_tensors(
 }
 
 impl TextModel for PaddedBert {
-    fn cost(&self, lengths: &[usize]) -> usize {
-        lengths.len() * lengths.iter().max().copied().unwrap_or(0)
+    fn cost(&self, batch: BatchSize) -> usize {
+        batch.texts * batch.longest
     }
 
     fn vectors(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::Priority;
+use super::{Priority, model::BatchSize};
 use crate::{Error, Result};
 
 /// Locks, also after a thread panicked while it held the lock: the states here are valid after every statement.
@@ -194,7 +194,7 @@ impl Queue {
     /// Waits for work and takes the next micro-batch: interactive texts if there are any, else bulk ones, in order of
     /// arrival, as many as cost no more than `budget` (and at least one). Texts that nobody waits for are dropped.
     /// None when the queue is closed.
-    pub(super) fn next_batch(&self, budget: usize, cost: impl Fn(&[usize]) -> usize) -> Option<Vec<Work>> {
+    pub(super) fn next_batch(&self, budget: usize, cost: impl Fn(BatchSize) -> usize) -> Option<Vec<Work>> {
         let mut state = lock(&self.state);
         loop {
             if state.closed {
@@ -213,14 +213,14 @@ impl Queue {
     }
 }
 
-fn take(queue: &mut VecDeque<Work>, budget: usize, cost: impl Fn(&[usize]) -> usize) -> Vec<Work> {
-    let (mut batch, mut lengths) = (Vec::new(), Vec::new());
+fn take(queue: &mut VecDeque<Work>, budget: usize, cost: impl Fn(BatchSize) -> usize) -> Vec<Work> {
+    let (mut batch, mut size) = (Vec::new(), BatchSize::default());
     while let Some(work) = queue.pop_front() {
         if work.request.abandoned() {
             continue;
         }
-        lengths.push(work.ids.len());
-        if !batch.is_empty() && cost(&lengths) > budget {
+        size = size.with(work.ids.len());
+        if !batch.is_empty() && cost(size) > budget {
             queue.push_front(work);
             break;
         }
@@ -246,8 +246,8 @@ mod tests {
         batch.iter().map(|work| work.ids.len()).collect()
     }
 
-    fn sum(lengths: &[usize]) -> usize {
-        lengths.iter().sum()
+    fn sum(batch: BatchSize) -> usize {
+        batch.tokens
     }
 
     #[test]

@@ -99,18 +99,19 @@ impl Tensors {
         file.read_exact(&mut header)
             .map_err(|_| broken(format!("{length} bytes are too few for a safetensors file")))?;
         let header_length = u64::from_le_bytes(header.as_slice().try_into().unwrap_or_default());
-        if header_length > LONGEST_HEADER.min(length) {
+        if header_length > LONGEST_HEADER.min(length - 8) {
             return Err(broken("not a safetensors file, or a damaged one".into()));
         }
         header.resize(8 + header_length as usize, 0);
         file.read_exact(&mut header[8..]).map_err(|_| broken("the file ends within its header".into()))?;
-        // The crate's own reader of headers wants the whole file in memory.
         let metadata: Metadata = serde_json::from_slice(&header[8..])
             .map_err(|e| broken(format!("not a safetensors file ({e})")))?;
-        let expected = 8 + header_length + metadata.data_len() as u64;
-        if length != expected {
-            return Err(broken(format!("the file has {length} bytes, and its header says {expected}")));
+        let (found, expected) = (length - 8 - header_length, metadata.data_len() as u64);
+        if found != expected {
+            let detail = format!("the file has {found} bytes of tensors, and its header says {expected}");
+            return Err(broken(detail));
         }
+        // Reading the metadata has checked that shapes and offsets agree.
         for (name, info) in metadata.tensors() {
             let (start, end) = info.data_offsets;
             let entry = Entry {

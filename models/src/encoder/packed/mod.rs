@@ -15,7 +15,7 @@ use super::{
     Pooling,
     bert::{BertWeights, Linear, Norm},
     config::BertConfig,
-    model::{self, TextModel},
+    model::{self, BatchSize, TextModel},
 };
 use crate::{Error, Result};
 
@@ -114,8 +114,8 @@ impl PackedBert {
 }
 
 impl TextModel for PackedBert {
-    fn cost(&self, lengths: &[usize]) -> usize {
-        lengths.iter().sum()
+    fn cost(&self, batch: BatchSize) -> usize {
+        batch.tokens
     }
 
     /// Shares the texts out among the threads, each of which takes its share through all layers. When there are too
