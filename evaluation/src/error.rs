@@ -27,6 +27,25 @@ pub enum Error {
     /// An argument makes no sense (an unknown metric, systems that did not answer the same queries, …).
     #[error("{0}")]
     Input(String),
+    /// A search server could not be reached, refused a request, or gave an answer of another form.
+    #[error("{endpoint}: {detail}")]
+    Server {
+        /// Its base URL.
+        endpoint: String,
+        /// What it said, and the remedy.
+        detail: String,
+    },
+    /// The server changed over to another bundle in the middle of a run, so that its figures would mix two systems.
+    #[error(
+        "the bundle changed from {before:?} to {after:?} in the middle of the run; its answers don't belong together. \
+         Start again in an empty run folder while nothing is being activated"
+    )]
+    BundleChanged {
+        /// The bundle of the earlier answers.
+        before: String,
+        /// The bundle of the later ones.
+        after: String,
+    },
     /// A file could not be read or written (the message names its path).
     #[error(transparent)]
     Io(#[from] std::io::Error),

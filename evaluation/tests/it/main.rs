@@ -1,5 +1,8 @@
-//! Our figures against independent implementations. The scripts that made the fixtures lie beside them.
+//! Our figures against independent implementations (the scripts that made the fixtures lie beside them), and the client
+//! against a small server that answers in the wire form.
 
+mod client;
+mod double;
 mod metrics;
 mod significance;
 
