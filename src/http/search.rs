@@ -10,7 +10,7 @@ use axum::{
 };
 use expandr_models::{Priority, TextKind};
 use futures::future::join_all;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{AppState, body::JsonBody, layers::RequestContext, problem::Problem};
 use crate::search::{
@@ -46,10 +46,30 @@ pub(super) struct BatchRequest {
     searches: Vec<SearchRequest>,
 }
 
-/// Their answers, in order: each an answer or a problem.
+/// Their answers, in order.
 #[derive(Debug, Serialize)]
 pub(super) struct BatchAnswer {
-    results: Vec<serde_json::Value>,
+    results: Vec<BatchResult>,
+}
+
+/// One search's answer, exactly as `/search` gives it, or its problem.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum BatchResult {
+    Answer(Box<SearchAnswer>),
+    Problem(FailedSearch),
+}
+
+#[derive(Debug)]
+struct FailedSearch {
+    problem: Problem,
+    request_id: String,
+}
+
+impl Serialize for FailedSearch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.problem.body(&self.request_id).serialize(serializer)
+    }
 }
 
 pub(super) async fn batch(
@@ -69,8 +89,7 @@ pub(super) async fn batch(
         .into_iter()
         .enumerate()
         .map(|(i, request)| one_of_batch(&state, &context, i, request));
-    let results = join_all(searches).await;
-    Ok(Json(BatchAnswer { results }))
+    Ok(Json(BatchAnswer { results: join_all(searches).await }))
 }
 
 async fn one_of_batch(
@@ -78,21 +97,19 @@ async fn one_of_batch(
     context: &RequestContext,
     i: usize,
     request: SearchRequest,
-) -> serde_json::Value {
+) -> BatchResult {
     let request_id = format!("{}/{i}", context.id);
-    let answer: Result<SearchAnswer, Problem> = async {
+    let answer = async {
         let checked = request.check(&state.service.settings().limits)?;
         state.service.search(checked, context.started, &request_id).await
-    }
-    .await;
-    let value = match answer {
-        Ok(answer) => serde_json::to_value(answer),
+    };
+    match answer.await {
+        Ok(answer) => BatchResult::Answer(Box::new(answer)),
         Err(problem) => {
             let problem = problem.under(&format!("/searches/{i}"));
-            serde_json::to_value(problem.body(&request_id))
+            BatchResult::Problem(FailedSearch { problem, request_id })
         }
-    };
-    value.unwrap_or_default()
+    }
 }
 
 /// A query to expand.
