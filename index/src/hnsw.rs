@@ -205,7 +205,7 @@ impl Hnsw {
         if vectors.len() < PARALLEL_BATCH || self.config.build_threads == 1 {
             return vectors.iter().try_for_each(|(key, vector)| add(*key, vector));
         }
-        self.on_threads(vectors, &add)?;
+        self.on_threads(vectors, add)?;
         for _ in 0..RELINK_ROUNDS {
             let lost = Mutex::new(Vec::new());
             self.on_threads(vectors, |key, vector| {
