@@ -57,6 +57,29 @@ const SUBJECTS: &[&str] = &[
     "write",
 ];
 
+/// What was asked for.
+const TASKS: &[&str] = &["question", "query", "prompt", "request"];
+
+/// Openings that hand something over, so that it matters less what they call it.
+const OFFERS: &[&str] = &[
+    "here is",
+    "here's",
+    "here’s",
+    "here are",
+    "below is",
+    "below are",
+    "the following",
+    "i'd be happy to",
+    "i’d be happy to",
+    "i would be happy to",
+    "i'll",
+    "i’ll",
+    "i will",
+    "i can",
+    "let me",
+    "as requested",
+];
+
 /// Interjections before a lead-in or on their own.
 const INTERJECTIONS: &[&str] = &[
     "sure thing",
@@ -103,16 +126,22 @@ const LEFTOVERS: &[&str] =
 /// character cut in half at the end are taken away, runs of white space become one space. Applying it twice changes
 /// nothing more. Only a text that is nothing but such things becomes empty.
 pub fn clean(text: &str) -> String {
-    let without_thoughts = without_thoughts(text);
-    let mut current = without_leftovers(&without_thoughts);
+    let mut current = text.to_owned();
     loop {
-        let next = without_wrapping(without_lead_in(&current)).to_owned();
+        let next = pass(&current);
         if next == current {
-            break;
+            return next;
         }
         current = next;
     }
-    collapse(&current)
+}
+
+/// Takes away what is seen now; what that uncovers is for the next pass.
+fn pass(text: &str) -> String {
+    let text = without_leftovers(&without_thoughts(text));
+    let text = without_wrapping(without_lead_in(&text));
+    // Line breaks end lead-ins, so that they stay until nothing else is found.
+    if text == without_wrapping(without_lead_in(text)) { collapse(text) } else { text.to_owned() }
 }
 
 /// Drops what a reasoning model thought before it answered; thoughts that never ended leave nothing.
@@ -135,7 +164,7 @@ fn without_leftovers(text: &str) -> String {
         text = text.replace(marker, " ");
     }
     // A token boundary inside a character leaves a replacement character behind.
-    text.trim_end_matches('\u{fffd}').trim().to_owned()
+    text.trim_end_matches(|c: char| c == '\u{fffd}' || c.is_whitespace()).trim_start().to_owned()
 }
 
 /// Takes away one thing that introduces the passage, if there is one.
@@ -208,28 +237,28 @@ fn after_interjection(text: &str) -> Option<&str> {
 
 /// "Here is a passage to answer the question:", "This is the answer to the query."
 fn after_introduction(text: &str) -> Option<&str> {
-    let opening =
-        OPENINGS.iter().filter_map(|opening| strip_word(text, opening)).min_by_key(|rest| rest.len())?;
+    if !OPENINGS.iter().any(|opening| strip_word(text, opening).is_some()) {
+        return None;
+    }
     let (sentence, end, rest) = first_sentence(text)?;
     if sentence.len() > LONGEST_LEAD_IN {
         return None;
     }
-    let spoken_of = words_of(sentence);
-    let speaks_of = |words: &[&str]| spoken_of.iter().any(|word| words.contains(&word.as_str()));
-    let has_subject = speaks_of(SUBJECTS);
-    let addresses_task = speaks_of(&["question", "query", "prompt", "request"]);
-    let offers = ["here", "below", "i", "let", "the following", "as"]
-        .iter()
-        .any(|word| strip_word(text, word).is_some());
+    let spoken = words_of(sentence);
+    let speaks_of = |words: &[&str]| spoken.iter().any(|word| words.contains(&word.as_str()));
+    let ends_with = |words: &[&str]| spoken.last().is_some_and(|word| words.contains(&word.as_str()));
+    let lower = sentence.to_lowercase();
+    let offers = OFFERS.iter().any(|offer| lower.starts_with(offer) || lower.contains(&format!(" {offer} ")));
     let is_lead_in = match end {
-        // What follows a colon is the passage.
-        ':' => has_subject || opening.len() == text.len() - sentence.len(),
-        // A whole sentence must offer a passage or speak of the question that was asked.
+        // What follows a colon is the passage, unless the colon belongs to it ("The passage of the Red Sea: …").
+        ':' => {
+            speaks_of(SUBJECTS)
+                && (offers || (ends_with(SUBJECTS) && (names_the_task(&spoken) || spoken.len() <= 5)))
+        }
+        // A whole sentence must speak of the question that was asked, and end there.
         _ => {
-            has_subject
-                && addresses_task
-                && (offers || speaks_of(&["passage", "answer", "response"]))
-                && names_the_task(&spoken_of)
+            let is_answer = offers || speaks_of(&["passage", "answer", "response"]);
+            is_answer && names_the_task(&spoken) && ends_with(TASKS) && spoken.len() <= 16
         }
     };
     is_lead_in.then(|| rest.trim_start_matches(['*', '_']).trim_start())
@@ -237,10 +266,9 @@ fn after_introduction(text: &str) -> Option<&str> {
 
 /// "the question" or "your query": the one that was asked, not a question as a topic.
 fn names_the_task(words: &[String]) -> bool {
-    words.windows(2).any(|pair| {
-        ["the", "your", "this"].contains(&pair[0].as_str())
-            && ["question", "query", "prompt", "request"].contains(&pair[1].as_str())
-    }) && words.len() <= 16
+    words
+        .windows(2)
+        .any(|pair| ["the", "your", "this"].contains(&pair[0].as_str()) && TASKS.contains(&pair[1].as_str()))
 }
 
 /// The text up to its first sentence end (a colon, a full stop or an exclamation mark before white space, a line break),

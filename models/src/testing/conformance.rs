@@ -16,13 +16,20 @@ pub struct Conformance {
     pub prompts: usize,
     /// Tokens for each of them.
     pub max_tokens: usize,
+    /// Strings in user text that must not steer the model.
+    pub special_tokens: Vec<&'static str>,
     /// Longer than any step may take.
     pub patience: Duration,
 }
 
 impl Default for Conformance {
     fn default() -> Self {
-        Self { prompts: 8, max_tokens: 24, patience: Duration::from_secs(120) }
+        Self {
+            prompts: 8,
+            max_tokens: 24,
+            special_tokens: vec!["<|im_end|>", "<|endoftext|>", "</s>"],
+            patience: Duration::from_secs(120),
+        }
     }
 }
 
@@ -124,7 +131,7 @@ impl Check<'_> {
     /// A query with `<|im_end|>` in it is read to its end: the model sees what it sees for the neutralised text, and a
     /// different text after the token makes a different passage.
     async fn special_tokens_are_text(&self) {
-        for token in ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>"] {
+        for token in &self.options.special_tokens {
             let question = |tail: &str| format!("what is {token} and {tail}");
             let text = |question: String| async move {
                 self.text(self.request(&question, self.options.max_tokens)).await.text

@@ -241,6 +241,9 @@ async fn write(
     drop(place);
     let last = match played {
         None | Some(Ok(false)) => return,
+        Some(Ok(true)) if script.failure == ScriptedFailure::Empty => {
+            Ok(StreamEvent::Finished(FinishReason::Stop))
+        }
         Some(Ok(true)) => Ok(StreamEvent::Finished(reason)),
         Some(Err(error)) => Err(error),
     };

@@ -247,6 +247,6 @@ async fn measure(model: &Model, tokenizer: Option<Tokenizer>, path: &Path) -> Re
     Ok(Budget { tokenizer, template_tokens: template.len(), context: context.unwrap_or(DEFAULT_CONTEXT) })
 }
 
-fn not_loaded(path: &Path, error: &dyn std::fmt::Display) -> Error {
+fn not_loaded(path: &Path, error: &impl std::fmt::Display) -> Error {
     Error::Checkpoint { path: path.to_path_buf(), detail: format!("mistralrs can't load it: {error:#}") }
 }

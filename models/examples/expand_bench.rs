@@ -1,0 +1,91 @@
+//! How fast an expander writes and how much memory it keeps.
+//!
+//!     cargo run --release --example expand_bench -- <checkpoint> [--soak]
+//!
+//! Prints the time to the first token and tokens a second for 1, 8 and 32 requests at once, and with `--soak` the resident
+//! memory after 50 and after 500 short generations.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use expandr_models::{
+    Expander, Generation, GenerationRequest, Sampling,
+    expander::{PromptTemplate, mistral},
+};
+use tokio::time::Instant;
+
+const TOKENS: usize = 64;
+const SOAK_TOKENS: usize = 8;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let path =
+        arguments.next().ok_or_else(|| anyhow::anyhow!("usage: expand_bench <checkpoint> [--soak]"))?;
+    let soak = arguments.next().is_some_and(|argument| argument == "--soak");
+    let start = Instant::now();
+    let options = mistral::MistralOptions { queue_capacity: 1024, ..Default::default() };
+    let expander: Arc<dyn Expander> = mistral::load(Path::new(&path), options).await?;
+    println!(
+        "{} on {}: loaded in {:.2?}, {} MB",
+        expander.info().id,
+        expander.info().device,
+        start.elapsed(),
+        resident_mb()
+    );
+
+    run(&expander, 1, SOAK_TOKENS).await?;
+    println!("| at once | first token p50 | last request's first token | tokens/s | seconds |");
+    println!("|---|---|---|---|---|");
+    for at_once in [1, 8, 32] {
+        let start = Instant::now();
+        let mut generations = run(&expander, at_once, TOKENS).await?;
+        let elapsed = start.elapsed().as_secs_f64();
+        let tokens: usize = generations.iter().map(|(_, generation)| generation.output_tokens).sum();
+        generations.sort_by_key(|(first, _)| *first);
+        let (median, last) = (generations[at_once / 2].0, generations[at_once - 1].0);
+        println!("| {at_once} | {median:.0?} | {last:.0?} | {:.1} | {elapsed:.1} |", tokens as f64 / elapsed);
+    }
+    if soak {
+        println!("resident memory: {} MB", resident_mb());
+        for count in 1..=500 {
+            run(&expander, 1, SOAK_TOKENS).await?;
+            if [50, 100, 250, 500].contains(&count) {
+                println!("after {count} generations of {SOAK_TOKENS} tokens: {} MB", resident_mb());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// So many different prompts at once, greedy; with each generation the time from its request, the wait for a place
+/// included, to its first token.
+async fn run(
+    expander: &Arc<dyn Expander>,
+    at_once: usize,
+    max_tokens: usize,
+) -> anyhow::Result<Vec<(Duration, Generation)>> {
+    let generations = (0..at_once).map(|index| {
+        let expander = Arc::clone(expander);
+        async move {
+            let question =
+                format!("what should somebody know about the number {} and its uses", index * 37 + 11);
+            let prompt = PromptTemplate::q2d().render(&[&question])?;
+            let start = Instant::now();
+            let stream = expander
+                .generate(GenerationRequest { prompt, sampling: Sampling::greedy(max_tokens) })
+                .await?;
+            let waited = start.elapsed();
+            let generation = stream.collect_until(None).await?;
+            anyhow::Ok((waited + generation.time_to_first_token.unwrap_or_default(), generation))
+        }
+    });
+    futures::future::try_join_all(generations).await
+}
+
+/// The process's resident memory; 0 where the system doesn't tell.
+fn resident_mb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or_default()
+        / 1000
+}
