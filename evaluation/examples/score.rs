@@ -17,7 +17,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if !names.is_empty() {
         metrics = names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
     }
-    let scores = evaluate(&Qrels::read(Path::new(qrels))?, &Run::read(Path::new(run))?, &metrics, &Options::default());
+    let scores =
+        evaluate(&Qrels::read(Path::new(qrels))?, &Run::read(Path::new(run))?, &metrics, &Options::default());
     for (query, values) in &scores.per_query {
         for (metric, value) in metrics.iter().zip(values) {
             println!("{metric}\t{query}\t{value:.9}");
