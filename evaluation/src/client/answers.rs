@@ -5,8 +5,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::endpoint::describe_problem;
 use crate::{Error, Result};
 
 /// What became of the expansion of one query.
@@ -51,13 +52,24 @@ pub struct Answer {
     pub request_ms: f64,
 }
 
-/// One element of `results`: an answer, or a problem.
+/// The body of an answer to a batch. What is not needed here, such as the documents' texts, is passed over while
+/// reading: it is most of the bytes.
 #[derive(Deserialize)]
-struct Wire {
+pub(super) struct WireBatch {
+    pub(super) results: Vec<Wire>,
+}
+
+/// One element of `results`: an answer, or a problem, which has no hits.
+#[derive(Deserialize)]
+pub(super) struct Wire {
     hits: Option<Vec<WireHit>>,
     expansion: Option<Expansion>,
     bundle: Option<Value>,
     took_ms: Option<f64>,
+    status: Option<u16>,
+    title: Option<String>,
+    detail: Option<String>,
+    errors: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -66,28 +78,34 @@ struct WireHit {
     score: f32,
 }
 
-impl Answer {
-    /// Reads one element of `results`. None for a problem, which has no hits.
-    pub(super) fn from_wire(
-        query_id: &str,
-        value: &Value,
-        request_ms: f64,
-    ) -> std::result::Result<Option<Self>, serde_json::Error> {
-        let wire = Wire::deserialize(value)?;
-        let Some(hits) = wire.hits else { return Ok(None) };
+/// Why a member of a batch was not answered.
+#[derive(Debug, PartialEq)]
+pub(super) struct Problem {
+    /// The HTTP status that a request of its own would have got.
+    pub(super) status: Option<u16>,
+    /// What the server said.
+    pub(super) description: String,
+}
+
+impl Wire {
+    pub(super) fn into_answer(self, query_id: &str, request_ms: f64) -> std::result::Result<Answer, Problem> {
+        let Some(hits) = self.hits else {
+            let problem = json!({"title": self.title, "detail": self.detail, "errors": self.errors});
+            return Err(Problem { status: self.status, description: describe_problem(&problem) });
+        };
         let unstated = || Expansion { status: "unstated".into(), ..Expansion::default() };
-        Ok(Some(Self {
+        Ok(Answer {
             query_id: query_id.to_owned(),
             hits: hits.into_iter().map(|hit| (hit.id, hit.score)).collect(),
-            expansion: wire.expansion.unwrap_or_else(unstated),
-            bundle: match wire.bundle {
+            expansion: self.expansion.unwrap_or_else(unstated),
+            bundle: match self.bundle {
                 Some(Value::String(name)) => name,
                 Some(other) if !other.is_null() => other.to_string(),
                 _ => String::new(),
             },
-            took_ms: wire.took_ms,
+            took_ms: self.took_ms,
             request_ms,
-        }))
+        })
     }
 }
 
@@ -192,14 +210,12 @@ impl AnswerLog {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn answer(query_id: &str, bundle: &str) -> Answer {
         let wire = json!({"hits": [{"id": "d", "score": 0.25, "text": "…"}], "bundle": bundle, "took_ms": 1.5,
             "expansion": {"status": "applied", "texts": ["p"], "output_tokens": 3, "cut": false, "query_weight": 0.5}});
-        Answer::from_wire(query_id, &wire, 2.0).unwrap().unwrap()
+        Wire::deserialize(wire).unwrap().into_answer(query_id, 2.0).unwrap()
     }
 
     #[test]

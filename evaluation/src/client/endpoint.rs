@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, StatusCode};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{Error, Result};
@@ -78,17 +79,17 @@ impl Endpoint {
         if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
             return Err(self.refused(status, &body));
         }
-        Ok(if status.is_success() { body } else { Value::Null })
+        if status.is_success() { self.parse(&body) } else { Ok(Value::Null) }
     }
 
-    /// Posts a body and gives status and JSON of the answer. Waits and tries again as long as patience lasts when the
+    /// Posts a body and gives status and body of the answer. Waits and tries again as long as patience lasts when the
     /// server is overloaded or away.
     pub(super) async fn post(
         &self,
         path: &str,
         content_type: &'static str,
         body: Vec<u8>,
-    ) -> Result<(StatusCode, Value)> {
+    ) -> Result<(StatusCode, Vec<u8>)> {
         self.attempt(|| {
             let request = self.request(reqwest::Method::POST, path);
             request.header(reqwest::header::CONTENT_TYPE, content_type).body(body.clone())
@@ -96,9 +97,18 @@ impl Endpoint {
         .await
     }
 
+    /// Reads an answer.
+    pub(super) fn parse<'a, T: Deserialize<'a>>(&self, body: &'a [u8]) -> Result<T> {
+        serde_json::from_slice(body).map_err(|error| {
+            self.failed(format!("its answer is of another form ({error}); is this a search server's URL?"))
+        })
+    }
+
     /// An error with what the server said.
-    pub(super) fn refused(&self, status: StatusCode, body: &Value) -> Error {
-        self.failed(format!("answered {status}: {}", describe_problem(body)))
+    pub(super) fn refused(&self, status: StatusCode, body: &[u8]) -> Error {
+        let problem = serde_json::from_slice(body)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(body).into_owned()));
+        self.failed(format!("answered {status}: {}", describe_problem(&problem)))
     }
 
     pub(super) fn failed(&self, detail: impl Into<String>) -> Error {
@@ -118,7 +128,7 @@ impl Endpoint {
         }
     }
 
-    async fn attempt(&self, request: impl Fn() -> RequestBuilder) -> Result<(StatusCode, Value)> {
+    async fn attempt(&self, request: impl Fn() -> RequestBuilder) -> Result<(StatusCode, Vec<u8>)> {
         let start = Instant::now();
         loop {
             let (problem, pause) = match request().send().await {
@@ -126,7 +136,7 @@ impl Endpoint {
                     let status = response.status();
                     let retry_after = retry_after(response.headers());
                     match response.bytes().await {
-                        Ok(body) if !is_temporary(status) => return self.json(status, &body),
+                        Ok(body) if !is_temporary(status) => return Ok((status, body.into())),
                         Ok(body) => {
                             (format!("answered {status}: {}", String::from_utf8_lossy(&body)), retry_after)
                         }
@@ -146,18 +156,6 @@ impl Endpoint {
                 )));
             }
             tokio::time::sleep(pause).await;
-        }
-    }
-
-    fn json(&self, status: StatusCode, body: &[u8]) -> Result<(StatusCode, Value)> {
-        match serde_json::from_slice(body) {
-            Ok(json) => Ok((status, json)),
-            Err(_) if !status.is_success() => {
-                Ok((status, Value::String(String::from_utf8_lossy(body).into_owned())))
-            }
-            Err(error) => {
-                Err(self.failed(format!("its answer is not JSON ({error}); is this a search server's URL?")))
-            }
         }
     }
 }

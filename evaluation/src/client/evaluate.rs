@@ -1,14 +1,15 @@
 //! One collection against one server: every judged query asked once, every answer kept at once.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
+use tokio::task::JoinSet;
 
-use super::answers::{Answer, AnswerLog};
-use super::endpoint::{Endpoint, describe_problem, is_temporary};
+use super::answers::{Answer, AnswerLog, Problem, Wire, WireBatch};
+use super::endpoint::{Endpoint, is_temporary};
 use super::report::{self, EvaluationReport, Measured};
 use crate::run::check_trec_id;
 use crate::{Collection, Error, Metric, Query, Result, metrics};
@@ -122,10 +123,18 @@ pub async fn evaluate(
     };
     progress(seen);
     let start = Instant::now();
-    let batches = open.chunks(options.batch).map(|queries| ask(endpoint, &template, queries));
-    let mut answers = futures::stream::iter(batches).buffer_unordered(options.concurrency);
-    while let Some(batch) = answers.next().await {
-        let batch = batch?;
+    let template = Arc::new(template);
+    let mut waiting = open.chunks(options.batch);
+    let mut asked = JoinSet::new(); // dropped with an error, it stops what is under way
+    loop {
+        while asked.len() < options.concurrency
+            && let Some(queries) = waiting.next()
+        {
+            let queries = queries.iter().map(|query| (*query).clone()).collect();
+            asked.spawn(ask(endpoint.clone(), Arc::clone(&template), queries));
+        }
+        let Some(batch) = asked.join_next().await else { break };
+        let batch = batch.map_err(|error| endpoint.failed(format!("a request broke off: {error}")))??;
         seen.answered += batch.len();
         seen.degraded += batch.iter().filter(|answer| is_degraded(answer, wanted)).count();
         log.append(batch)?;
@@ -142,25 +151,27 @@ pub async fn evaluate(
 }
 
 /// Asks one batch; what was refused for the moment is asked again.
-async fn ask(endpoint: &Endpoint, template: &Map<String, Value>, queries: &[&Query]) -> Result<Vec<Answer>> {
+async fn ask(
+    endpoint: Endpoint,
+    template: Arc<Map<String, Value>>,
+    queries: Vec<Query>,
+) -> Result<Vec<Answer>> {
     let start = Instant::now();
-    let mut open: Vec<&Query> = queries.to_vec();
+    let mut open: Vec<&Query> = queries.iter().collect();
     let mut answers = Vec::new();
     loop {
         let sent = Instant::now();
-        let results = post(endpoint, template, &open).await?;
+        let results = post(&endpoint, &template, &open).await?;
         let request_ms = sent.elapsed().as_secs_f64() * 1e3;
         let mut again = Vec::new();
-        for (query, value) in open.iter().zip(&results) {
-            let answer = Answer::from_wire(&query.id, value, request_ms).map_err(|error| {
-                endpoint.failed(format!("its answer to query {:?} is of another form: {error}", query.id))
-            })?;
-            match answer {
-                Some(answer) => answers.push(answer),
-                None if is_refused_for_now(value) => again.push(*query),
-                None => {
-                    let problem = describe_problem(value);
-                    return Err(endpoint.failed(format!("could not answer query {:?}: {problem}", query.id)));
+        for (query, result) in open.iter().zip(results) {
+            match result.into_answer(&query.id, request_ms) {
+                Ok(answer) => answers.push(answer),
+                Err(problem) if is_refused_for_now(&problem) => again.push(*query),
+                Err(Problem { description, .. }) => {
+                    return Err(
+                        endpoint.failed(format!("could not answer query {:?}: {description}", query.id))
+                    );
                 }
             }
         }
@@ -178,7 +189,7 @@ async fn ask(endpoint: &Endpoint, template: &Map<String, Value>, queries: &[&Que
     }
 }
 
-async fn post(endpoint: &Endpoint, template: &Map<String, Value>, queries: &[&Query]) -> Result<Vec<Value>> {
+async fn post(endpoint: &Endpoint, template: &Map<String, Value>, queries: &[&Query]) -> Result<Vec<Wire>> {
     let searches: Vec<Value> = queries
         .iter()
         .map(|query| {
@@ -188,22 +199,24 @@ async fn post(endpoint: &Endpoint, template: &Map<String, Value>, queries: &[&Qu
         })
         .collect();
     let body = json!({ "searches": searches }).to_string().into_bytes();
-    let (status, mut answer) = endpoint.post("/search/batch", "application/json", body).await?;
+    let (status, body) = endpoint.post("/search/batch", "application/json", body).await?;
     if !status.is_success() {
-        return Err(endpoint.refused(status, &answer));
+        return Err(endpoint.refused(status, &body));
     }
-    match answer["results"].take() {
-        Value::Array(results) if results.len() == queries.len() => Ok(results),
-        Value::Array(results) => {
-            Err(endpoint.failed(format!("{} results for {} searches", results.len(), queries.len())))
-        }
-        _ => Err(endpoint.failed("its answer has no list `results`; is this a search server's URL?")),
+    let batch: WireBatch = endpoint.parse(&body)?;
+    if batch.results.len() != queries.len() {
+        return Err(endpoint.failed(format!(
+            "{} results for {} searches",
+            batch.results.len(),
+            queries.len()
+        )));
     }
+    Ok(batch.results)
 }
 
-fn is_refused_for_now(problem: &Value) -> bool {
-    let status = problem["status"].as_u64().and_then(|status| u16::try_from(status).ok());
-    status.and_then(|status| StatusCode::from_u16(status).ok()).is_some_and(is_temporary)
+fn is_refused_for_now(problem: &Problem) -> bool {
+    let status = problem.status.and_then(|status| StatusCode::from_u16(status).ok());
+    status.is_some_and(is_temporary)
 }
 
 /// Whether the searches ask for an expansion; none when they leave it to the server.

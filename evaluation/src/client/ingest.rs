@@ -99,10 +99,15 @@ async fn send(endpoint: &Endpoint, documents: Vec<Document>) -> Result<IngestRep
         serde_json::to_writer(&mut body, document).map_err(std::io::Error::from)?;
         body.push(b'\n');
     }
-    let (status, answer) = endpoint.post("/documents/bulk", "application/x-ndjson", body).await?;
+    let (status, body) = endpoint.post("/documents/bulk", "application/x-ndjson", body).await?;
     // 422 with a report means that every line was refused; without one, that the request was.
+    let answer: Value = if status.is_success() {
+        endpoint.parse(&body)?
+    } else {
+        serde_json::from_slice(&body).unwrap_or_default()
+    };
     if answer["received"].is_null() {
-        return Err(endpoint.refused(status, &answer));
+        return Err(endpoint.refused(status, &body));
     }
     let number =
         |name: &str| answer[name].as_u64().and_then(|number| usize::try_from(number).ok()).unwrap_or(0);
