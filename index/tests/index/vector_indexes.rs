@@ -99,13 +99,13 @@ fn unusable_vectors_keys_and_queries_are_refused_and_do_no_harm() {
 
 #[test]
 fn additions_on_many_threads_lose_nothing() {
-    for round in 0..5u64 {
+    for round in 0..3u64 {
         let index = Hnsw::new(&IndexConfig { build_threads: 8, ..config() }).unwrap();
-        for batch in 0..10 {
+        for batch in 0..6 {
             let start = round * 1_000_000 + batch * 500;
             add_numbered(&index, start..start + 500);
         }
-        for key in (0..5000).map(|n| round * 1_000_000 + n) {
+        for key in (0..3000).map(|n| round * 1_000_000 + n) {
             let hits = index.search(&unit_vector(key, DIMENSION), 1, 32, None).unwrap();
             assert_eq!(hits[0].key, key);
         }
@@ -237,7 +237,7 @@ fn growing_removing_and_saving_beside_searches() {
                 while !done.load(Ordering::Relaxed) {
                     round += 1;
                     let query = unit_vector(thread * 1_000_000 + round, DIMENSION);
-                    let allow = |key: u64| key % 2 == 0;
+                    let allow = |key: u64| key % 4 < 2;
                     let hits = index.search(&query, 10, 32, (round % 2 == 0).then_some(&allow as _)).unwrap();
                     assert!(hits.len() <= 10 && (round % 2 == 1 || hits.iter().all(|hit| allow(hit.key))));
                 }
