@@ -1,8 +1,7 @@
 //! What every expander promises, on the double, on an OpenAI-compatible server and on mistralrs with real weights.
 //!
-//! The last one wants the default weights in `models/store` (or the folder that
-//! `EXPANDR_TEST_MODELS` or `EXPANDR_MODELS_DIR` names) and says so
-//! loudly when it skips.
+//! The last one wants the default weights in `models/store` (or the folder that `EXPANDR_TEST_MODELS` or
+//! `EXPANDR_MODELS_DIR` names) and says so loudly when it skips.
 
 mod mock_server;
 

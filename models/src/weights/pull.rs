@@ -386,10 +386,10 @@ mod tests {
             wheels: Some(wheels.clone()),
             ..Default::default()
         };
-        let mut seen = Vec::new();
-        let mut pull_tiny = || {
+        let seen = std::cell::RefCell::new(Vec::new());
+        let pull_tiny = || {
             let lock = StoreLock::acquire(&store, || ())?;
-            let mut progress = |step| seen.push(step);
+            let mut progress = |step| seen.borrow_mut().push(step);
             Puller { lock: &lock, models_dir: &store, options: &options, progress: &mut progress }
                 .one(&WEIGHTS)
         };
@@ -405,7 +405,7 @@ mod tests {
         assert_eq!(manifest.source, Source::Package { package: "whole".into(), version: "1".into() });
         fs_err::remove_file(pulled.path.join("sub/a.txt")).unwrap();
         assert_eq!(pull_tiny().unwrap().action, PullAction::Repaired);
-        assert!(seen.iter().any(
+        assert!(seen.borrow().iter().any(
             |step| matches!(step, PullProgress::Unavailable { detail, .. } if detail.contains("is pinned"))
         ));
 

@@ -1,0 +1,256 @@
+//! One collection against one server: every judged query asked once, every answer kept at once.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reqwest::StatusCode;
+use serde_json::{Map, Value, json};
+use tokio::task::JoinSet;
+
+use super::answers::{Answer, AnswerLog, Problem, Wire, WireBatch};
+use super::endpoint::{Endpoint, is_temporary};
+use super::report::{self, EvaluationReport, Measured};
+use crate::run::check_trec_id;
+use crate::{Collection, Error, Metric, Query, Result, metrics};
+
+/// How a collection is evaluated.
+#[derive(Clone, Debug)]
+pub struct EvaluationOptions {
+    /// The run folder: created if it is missing; gone on with if it holds a part of the same run.
+    pub folder: PathBuf,
+    /// The system's name in `run.trec`.
+    pub tag: String,
+    /// Depth of the ranked lists.
+    pub top_k: usize,
+    /// The `expansion` member of every search; none leaves it to the server.
+    pub expansion: Option<Value>,
+    /// Further members of every search, e.g. `{"search_mode": "exact"}`.
+    pub search: Map<String, Value>,
+    /// Searches a request. All of a request share its deadline, so where a language model writes passages one after the
+    /// other this should be small, and their `timeout_ms` large.
+    pub batch: usize,
+    /// Requests under way at a time.
+    pub concurrency: usize,
+    /// Drop the document whose id is the query's own (BEIR's rule; ArguAna and Quora need it).
+    pub drop_own_documents: bool,
+    /// What to compute.
+    pub metrics: Vec<Metric>,
+    /// How to compute it.
+    pub scoring: metrics::Options,
+}
+
+impl EvaluationOptions {
+    /// The usual settings: depth 100, batches of 16, four at a time, the default metrics.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+            tag: "expandr".into(),
+            top_k: 100,
+            expansion: None,
+            search: Map::new(),
+            batch: 16,
+            concurrency: 4,
+            drop_own_documents: true,
+            metrics: Metric::defaults(),
+            scoring: metrics::Options::default(),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.top_k == 0 || self.batch == 0 || self.concurrency == 0 {
+            return Err(Error::Input("top_k, batch and concurrency must be at least 1".into()));
+        }
+        if self.metrics.is_empty() {
+            return Err(Error::Input("no metric to compute; name at least one, e.g. ndcg@10".into()));
+        }
+        check_trec_id("run tag", &self.tag)
+    }
+
+    /// One search of a batch, without its query. Where own documents are dropped one hit more is asked for, within the
+    /// server's limit.
+    fn template(&self, server: &Value) -> Map<String, Value> {
+        let limit = server["limits"]["top_k"].as_u64().map_or(usize::MAX, |limit| limit as usize);
+        let spare = usize::from(self.drop_own_documents);
+        let mut search = self.search.clone();
+        search.insert("top_k".into(), json!((self.top_k + spare).min(limit.max(self.top_k))));
+        if let Some(expansion) = &self.expansion {
+            search.insert("expansion".into(), expansion.clone());
+        }
+        search
+    }
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Queries with an answer, those of an earlier part of the run included.
+    pub answered: usize,
+    /// Queries in all.
+    pub queries: usize,
+    /// Answers without the expansion that was asked for.
+    pub degraded: usize,
+}
+
+/// Asks every judged query, scores the answers and writes the run folder. An interrupted run goes on where it stopped.
+///
+/// # Errors
+/// When the folder holds a run of other settings, the server stays away, refuses a query or changes its bundle in the
+/// middle, an id can't stand in a TREC file, or a file can't be written.
+pub async fn evaluate(
+    endpoint: &Endpoint,
+    collection: &Collection,
+    options: &EvaluationOptions,
+    mut progress: impl FnMut(Progress),
+) -> Result<EvaluationReport> {
+    options.check()?;
+    for query in &collection.queries {
+        check_trec_id("query id", &query.id)?;
+    }
+    let server = endpoint.info().await?;
+    let template = options.template(&server);
+    fs_err::create_dir_all(&options.folder)?;
+    let settings = settings(collection, options, &template);
+    report::keep_settings(&options.folder, &settings)?;
+    let mut log = AnswerLog::open(&options.folder.join("answers.jsonl"))?;
+
+    let open: Vec<&Query> = collection.queries.iter().filter(|query| !log.has(&query.id)).collect();
+    let wanted = wants_expansion(options.expansion.as_ref());
+    let mut seen = Progress {
+        answered: log.answers().len(),
+        queries: collection.queries.len(),
+        degraded: log.answers().values().filter(|answer| is_degraded(answer, wanted)).count(),
+    };
+    progress(seen);
+    let start = Instant::now();
+    let template = Arc::new(template);
+    let mut waiting = open.chunks(options.batch);
+    let mut asked = JoinSet::new(); // dropped with an error, it stops what is under way
+    loop {
+        while asked.len() < options.concurrency
+            && let Some(queries) = waiting.next()
+        {
+            let queries = queries.iter().map(|query| (*query).clone()).collect();
+            asked.spawn(ask(endpoint.clone(), Arc::clone(&template), queries));
+        }
+        let Some(batch) = asked.join_next().await else { break };
+        let batch = batch.map_err(|error| endpoint.failed(format!("a request broke off: {error}")))??;
+        seen.answered += batch.len();
+        seen.degraded += batch.iter().filter(|answer| is_degraded(answer, wanted)).count();
+        log.append(batch)?;
+        progress(seen);
+    }
+    let measured = Measured { queries: open.len(), elapsed: start.elapsed() };
+    report::finish(
+        endpoint,
+        collection,
+        options,
+        &log,
+        report::Context { server, settings, wanted, measured },
+    )
+}
+
+/// Asks one batch; what was refused for the moment is asked again.
+async fn ask(
+    endpoint: Endpoint,
+    template: Arc<Map<String, Value>>,
+    queries: Vec<Query>,
+) -> Result<Vec<Answer>> {
+    let start = Instant::now();
+    let mut open: Vec<&Query> = queries.iter().collect();
+    let mut answers = Vec::new();
+    loop {
+        let sent = Instant::now();
+        let results = post(&endpoint, &template, &open).await?;
+        let request_ms = sent.elapsed().as_secs_f64() * 1e3;
+        let mut again = Vec::new();
+        for (query, result) in open.iter().zip(results) {
+            match result.into_answer(&query.id, request_ms) {
+                Ok(answer) => answers.push(answer),
+                Err(problem) if is_refused_for_now(&problem) => again.push(*query),
+                Err(Problem { description, .. }) => {
+                    return Err(
+                        endpoint.failed(format!("could not answer query {:?}: {description}", query.id))
+                    );
+                }
+            }
+        }
+        if again.is_empty() {
+            return Ok(answers);
+        }
+        if start.elapsed() > endpoint.patience() {
+            return Err(endpoint.failed(format!(
+                "refused {} queries of a batch for too long; ask less at a time",
+                again.len()
+            )));
+        }
+        open = again;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn post(endpoint: &Endpoint, template: &Map<String, Value>, queries: &[&Query]) -> Result<Vec<Wire>> {
+    let searches: Vec<Value> = queries
+        .iter()
+        .map(|query| {
+            let mut search = template.clone();
+            search.insert("query".into(), json!(query.text));
+            Value::Object(search)
+        })
+        .collect();
+    let body = json!({ "searches": searches }).to_string().into_bytes();
+    let (status, body) = endpoint.post("/search/batch", "application/json", body).await?;
+    if !status.is_success() {
+        return Err(endpoint.refused(status, &body));
+    }
+    let batch: WireBatch = endpoint.parse(&body)?;
+    if batch.results.len() != queries.len() {
+        return Err(endpoint.failed(format!(
+            "{} results for {} searches",
+            batch.results.len(),
+            queries.len()
+        )));
+    }
+    Ok(batch.results)
+}
+
+fn is_refused_for_now(problem: &Problem) -> bool {
+    let status = problem.status.and_then(|status| StatusCode::from_u16(status).ok());
+    status.is_some_and(is_temporary)
+}
+
+/// Whether the searches ask for an expansion; none when they leave it to the server.
+fn wants_expansion(expansion: Option<&Value>) -> Option<bool> {
+    match expansion? {
+        Value::Bool(wanted) => Some(*wanted),
+        object => Some(object["mode"] != "off"),
+    }
+}
+
+/// Whether an answer lacks the expansion that was asked for.
+pub(super) fn is_degraded(answer: &Answer, wanted: Option<bool>) -> bool {
+    match answer.expansion.status.as_str() {
+        "degraded" => true,
+        "applied" | "cached" | "supplied" => false,
+        _ => wanted == Some(true),
+    }
+}
+
+/// What must be equal for two parts of a run to belong together.
+fn settings(collection: &Collection, options: &EvaluationOptions, template: &Map<String, Value>) -> Value {
+    let mut hasher = crc32fast::Hasher::new();
+    for query in &collection.queries {
+        hasher.update(query.id.as_bytes());
+        hasher.update(b"\t");
+        hasher.update(query.text.as_bytes());
+        hasher.update(b"\n");
+    }
+    json!({
+        "collection": collection.name,
+        "split": collection.split,
+        "queries": collection.queries.len(),
+        "queries_crc32": format!("{:08x}", hasher.finalize()),
+        "top_k": options.top_k,
+        "search": template,
+    })
+}

@@ -1,0 +1,104 @@
+//! The command line.
+
+mod client;
+mod demo;
+mod ingest;
+mod models;
+mod search;
+mod serve;
+
+use std::{io::IsTerminal, process::ExitCode};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+
+/// Online query-expansion retrieval: a language model writes the passage that would answer a query, the embeddings of query and
+/// passage are averaged, and an index is searched with the result (ExpandR).
+#[derive(Debug, Parser)]
+#[command(name = "expandr", version, max_term_width = 110)]
+struct Cli {
+    /// How to log: for people or as JSON lines.
+    #[arg(long, global = true, env = "EXPANDR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
+    log_format: LogFormat,
+
+    /// What to log: error, warn, info, debug, trace, or a tracing filter such as `info,expandr=debug` [default: info; for
+    /// commands with a progress bar warn]
+    #[arg(long, global = true, env = "EXPANDR_LOG")]
+    log: Option<String>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve POST /search and the other routes.
+    Serve(Box<serve::ServeArgs>),
+    /// Send documents to a running server: a BEIR folder, an NDJSON file, or a folder of text and markdown.
+    Ingest(ingest::IngestArgs),
+    /// Search a running server and print the hits.
+    Search(search::SearchArgs),
+    /// Fetch and list checkpoints.
+    Models(models::ModelsArgs),
+    /// Pull the default weights, index the documentation of the crates that this build downloaded, and serve it.
+    Demo(Box<demo::DemoArgs>),
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = start_logging(&cli) {
+        eprintln!("error: {error:#}");
+        return ExitCode::from(2);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the async runtime can't start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Serve(args) => serve::run(*args).await,
+            Command::Ingest(args) => ingest::run(args).await,
+            Command::Search(args) => search::run(args).await,
+            Command::Models(args) => models::run(args).await,
+            Command::Demo(args) => demo::run(*args).await,
+        }
+    });
+    // A language model's engine thread may be in the middle of a step; the process need not wait for it.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_logging(cli: &Cli) -> anyhow::Result<()> {
+    let quiet = !matches!(cli.command, Command::Serve(_));
+    let default = if quiet { "warn" } else { "info,mistralrs_core=warn,mistralrs_quant=warn" };
+    let log = cli.log.as_deref().unwrap_or(default);
+    let filter = EnvFilter::try_new(log)
+        .map_err(|error| anyhow::anyhow!("--log `{log}` is not a filter: {error}; use e.g. info"))?;
+    let registry = tracing_subscriber::registry().with(filter);
+    match cli.log_format {
+        LogFormat::Human => {
+            let layer = fmt::layer().with_ansi(std::io::stderr().is_terminal());
+            registry.with(layer.with_writer(std::io::stderr).with_target(false)).try_init()?;
+        }
+        LogFormat::Json => {
+            registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! Request bodies: size limits and strict JSON whose errors point at the value in question.
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, Request},
+    http::{HeaderMap, header},
+};
+use serde::de::DeserializeOwned;
+
+use super::problem::{Code, Problem};
+
+/// A JSON body of at most the router's body limit.
+pub struct JsonBody<T>(pub T);
+
+impl<T, S> FromRequest<S> for JsonBody<T>
+where
+    T: DeserializeOwned,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        require_content_type(request.headers(), &["application/json"])?;
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+            if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
+                too_large()
+            } else {
+                Problem::new(Code::MalformedJson, format!("the body could not be read: {rejection}"))
+            }
+        })?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// The problem of a body over the limit.
+pub fn too_large() -> Problem {
+    Problem::new(
+        Code::BodyTooLarge,
+        "the body exceeds the limit that /info gives as limits.body_bytes; send less at a time, or use \
+         /documents/bulk for documents",
+    )
+}
+
+/// Refuses a body whose content type is none of `accepted` (parameters such as `charset` are ignored).
+pub fn require_content_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Problem> {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = given.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    if accepted.contains(&essence.as_str()) {
+        return Ok(());
+    }
+    let found = if given.is_empty() { "no content type".to_owned() } else { format!("`{given}`") };
+    Err(Problem::new(
+        Code::UnsupportedMediaType,
+        format!(
+            "this route takes {}, the request has {found}; set the Content-Type header",
+            accepted.join(" or ")
+        ),
+    ))
+}
+
+/// Parses JSON strictly.
+///
+/// # Errors
+/// `malformed_json` for what isn't JSON, `invalid_request` with the JSON pointer for what is JSON but not a `T`.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let pointer = json_pointer(error.path());
+        let inner = error.into_inner();
+        match inner.classify() {
+            serde_json::error::Category::Data => Problem::field(pointer, without_position(&inner)),
+            _ => malformed(&inner),
+        }
+    })?;
+    deserializer.end().map_err(|error| malformed(&error))?;
+    Ok(value)
+}
+
+fn malformed(error: &serde_json::Error) -> Problem {
+    Problem::new(Code::MalformedJson, format!("the body is not valid JSON: {error}"))
+}
+
+/// serde's message without its trailing " at line 1 column 9": the pointer says where.
+fn without_position(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    match message.rfind(" at line ") {
+        Some(at) => message[..at].to_owned(),
+        None => message,
+    }
+}
+
+fn json_pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    let mut pointer = String::new();
+    for segment in path.iter() {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } => {
+                pointer.push_str(&format!("/{}", key.replace('~', "~0").replace('/', "~1")))
+            }
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    pointer
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        #[allow(dead_code)]
+        items: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[allow(dead_code)]
+        size: usize,
+    }
+
+    #[test]
+    fn errors_point_at_the_value() {
+        let problem = parse::<Outer>(br#"{"items":[{"size":1},{"size":-1}]}"#).unwrap_err();
+        assert_eq!(problem.code, Code::InvalidRequest);
+        assert_eq!(problem.errors[0].pointer, "/items/1/size");
+        assert!(!problem.errors[0].detail.contains("line"), "{problem:?}");
+    }
+
+    #[test]
+    fn unknown_fields_are_named() {
+        let problem = parse::<Outer>(br#"{"items":[{"size":1,"colour":2}]}"#).unwrap_err();
+        assert!(problem.errors[0].detail.contains("unknown field `colour`"), "{problem:?}");
+        assert_eq!(problem.errors[0].pointer, "/items/0/colour");
+    }
+
+    #[test]
+    fn what_is_not_json_is_malformed() {
+        for text in ["", "{", "{\"items\":[]} x", "\u{1}"] {
+            assert_eq!(parse::<Outer>(text.as_bytes()).unwrap_err().code, Code::MalformedJson, "{text}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The HTTP surface: routes, and the layers around them. Handlers translate between wire forms and the services; they
+//! decide nothing about search.
+
+pub mod auth;
+pub mod body;
+mod documents;
+mod info;
+mod layers;
+pub mod problem;
+mod search;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    http::StatusCode,
+    middleware::from_fn_with_state,
+    routing::{get, post, put},
+};
+use tokio::sync::Semaphore;
+
+use self::{
+    auth::{Keys, Role},
+    problem::{Code, Problem},
+};
+use crate::{
+    documents::{DocumentLimits, Spool},
+    search::SearchService,
+};
+
+/// Limits of the HTTP surface.
+#[derive(Clone, Debug)]
+pub struct HttpLimits {
+    /// Largest JSON body in bytes.
+    pub body_bytes: usize,
+    /// Largest body of `/documents/bulk` in bytes.
+    pub bulk_body_bytes: u64,
+    /// Most searches of one batch.
+    pub batch_searches: usize,
+    /// Most texts of one `/embed`.
+    pub embed_texts: usize,
+    /// Longest time for anything but bulk ingestion.
+    pub request_timeout: Duration,
+    /// What a document may be.
+    pub documents: DocumentLimits,
+}
+
+/// What handlers share.
+pub struct AppState {
+    /// Searches.
+    pub service: Arc<SearchService>,
+    /// Bodies accepted with 202.
+    pub spool: Arc<Spool>,
+    /// Keys and roles.
+    pub keys: Keys,
+    /// Limits.
+    pub limits: HttpLimits,
+    /// Set when the server is shutting down: `/readyz` turns 503.
+    pub draining: AtomicBool,
+    /// When the server started.
+    pub started: Instant,
+    /// Bulk bodies that are read at once.
+    pub(crate) bulk_permits: Semaphore,
+}
+
+/// Bulk bodies that are read at once; each holds one batch of documents in memory.
+const BULK_REQUESTS: usize = 8;
+
+impl AppState {
+    /// The state of a server that takes traffic.
+    pub fn new(service: Arc<SearchService>, spool: Spool, keys: Keys, limits: HttpLimits) -> Self {
+        Self {
+            service,
+            spool: Arc::new(spool),
+            keys,
+            limits,
+            draining: AtomicBool::new(false),
+            started: Instant::now(),
+            bulk_permits: Semaphore::new(BULK_REQUESTS),
+        }
+    }
+
+    /// Whether the server takes traffic.
+    pub fn ready(&self) -> bool {
+        !self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// All routes with their layers.
+pub fn router(state: Arc<AppState>) -> Router {
+    let read = Router::new()
+        .route("/search", post(search::search))
+        .route("/search/batch", post(search::batch))
+        .route("/expand", post(search::expand))
+        .route("/embed", post(search::embed))
+        .route("/info", get(info::info))
+        .layer(from_fn_with_state((state.clone(), Role::Read), layers::authorize));
+    let write = Router::new()
+        .route("/documents", put(documents::put))
+        .layer(from_fn_with_state((state.clone(), Role::Write), layers::authorize));
+    let bulk = Router::new()
+        .route("/documents/bulk", post(documents::bulk))
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state((state.clone(), Role::Write), layers::authorize));
+    // One path, two roles: the handlers ask for theirs themselves.
+    let one = Router::new().route("/documents/{*id}", get(documents::get).delete(documents::delete));
+    let open = Router::new()
+        .route("/livez", get(info::livez))
+        .route("/readyz", get(info::readyz))
+        .route("/health", get(info::health))
+        .route("/metrics", get(info::metrics));
+    let mut routes = read.merge(write).merge(one).merge(open);
+    if state.keys.has_admin() {
+        let admin = Router::new()
+            .route("/admin/snapshot", post(documents::snapshot))
+            .layer(from_fn_with_state((state.clone(), Role::Admin), layers::authorize));
+        routes = routes.merge(admin);
+    }
+    routes
+        .layer(from_fn_with_state(state.clone(), layers::time_limit))
+        .merge(bulk)
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(DefaultBodyLimit::max(state.limits.body_bytes))
+        .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(state.clone(), layers::observe))
+        .with_state(state)
+}
+
+async fn no_such_route(uri: axum::http::Uri) -> Problem {
+    Problem::new(Code::NotFound, format!("there is no route {}; the README lists the routes", uri.path()))
+}
+
+async fn no_such_method(method: axum::http::Method, uri: axum::http::Uri) -> Problem {
+    Problem::new(Code::MethodNotAllowed, format!("{} does not take {method}", uri.path()))
+}
+
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> axum::response::Response {
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown");
+    tracing::error!(message, "a handler panicked");
+    let problem =
+        Problem::new(Code::Internal, "a bug in the server; it is in its log under this request's id");
+    let mut response = axum::response::Response::new(axum::body::Body::empty());
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response.extensions_mut().insert(problem);
+    response
+}

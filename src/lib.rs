@@ -1,0 +1,21 @@
+//! expandr: online query-expansion retrieval.
+//!
+//! The service and the command line. In reading order:
+//!
+//! - [`search`]: the life of a query: request, expansion, average, search, answer.
+//! - [`documents`]: the life of a document: check, embed, store; bulk and queued ingestion.
+//! - [`bundle`]: the (expander, encoder, index) that answer together.
+//! - [`http`]: routes, keys, problems, layers around them.
+//! - [`metrics`]: what is counted and timed.
+//! - [`server`]: loading, listening, shutting down.
+//! - [`cli`]: the commands.
+//!
+//! Tensors live in `expandr-models`, vectors and documents in `expandr-index`; this crate joins the two.
+
+pub mod bundle;
+pub mod cli;
+pub mod documents;
+pub mod http;
+pub mod metrics;
+pub mod search;
+pub mod server;

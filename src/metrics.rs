@@ -1,0 +1,211 @@
+//! What the service counts and times, in Prometheus' form. Names carry their units.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use crate::search::{
+    answer::{ExpansionReport, ExpansionStatus},
+    flight::Boarding,
+    timings::Timings,
+};
+
+/// Upper bounds of latency buckets in seconds: from a cached search to a long generation.
+const LATENCY_BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.5, 5.0, 10.0,
+    20.0, 40.0, 80.0,
+];
+
+/// All metrics of a service.
+pub struct Metrics {
+    registry: Registry,
+    http_request_duration: HistogramVec,
+    stage_duration: HistogramVec,
+    searches: IntCounterVec,
+    degraded: IntCounterVec,
+    cut: IntCounter,
+    cache_requests: IntCounterVec,
+    tokens: IntCounter,
+    first_token: prometheus::Histogram,
+    documents_written: IntCounterVec,
+    /// Passages in the cache.
+    pub cache_entries: IntGauge,
+    /// Bytes in the cache.
+    pub cache_bytes: IntGauge,
+    /// Texts or generations that wait or run, by `queue` and `state`.
+    pub queue: IntGaugeVec,
+    /// Documents in the index.
+    pub index_documents: IntGauge,
+    /// Bytes of the index, by `part`.
+    pub index_bytes: IntGaugeVec,
+    /// Documents accepted with 202 that are not yet in the index.
+    pub ingest_queued: IntGauge,
+}
+
+impl Metrics {
+    /// Registers every metric.
+    ///
+    /// # Errors
+    /// Never on a fresh registry; prometheus' own type.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let histogram =
+            |name: &str, help: &str, labels: &[&str]| -> Result<HistogramVec, prometheus::Error> {
+                let options = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
+                let metric = HistogramVec::new(options, labels)?;
+                registry.register(Box::new(metric.clone()))?;
+                Ok(metric)
+            };
+        let counters =
+            |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+                let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+                registry.register(Box::new(metric.clone()))?;
+                Ok(metric)
+            };
+        let gauges = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
+            let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let metric = IntGauge::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let metric = IntCounter::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let first_token = prometheus::Histogram::with_opts(
+            HistogramOpts::new(
+                "expandr_expansion_first_token_seconds",
+                "Time from the request for a passage to its first token.",
+            )
+            .buckets(LATENCY_BUCKETS.to_vec()),
+        )?;
+        registry.register(Box::new(first_token.clone()))?;
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(Self {
+            http_request_duration: histogram(
+                "http_request_duration_seconds",
+                "Time from the head of a request to the head of its response.",
+                &["method", "route", "status"],
+            )?,
+            stage_duration: histogram(
+                "expandr_stage_duration_seconds",
+                "Wall time of each stage of a search.",
+                &["stage"],
+            )?,
+            searches: counters(
+                "expandr_search_requests_total",
+                "Answered searches by what became of the expansion.",
+                &["expansion"],
+            )?,
+            degraded: counters(
+                "expandr_search_degraded_total",
+                "Searches whose expansion was wanted and did not happen, by reason.",
+                &["reason"],
+            )?,
+            cut: counter("expandr_expansion_cut_total", "Searches that used a passage cut by its budget.")?,
+            cache_requests: counters(
+                "expandr_expansion_cache_requests_total",
+                "Passages by where they came from: hit (cache), joined (a generation under way), miss (a new one).",
+                &["result"],
+            )?,
+            tokens: counter(
+                "expandr_expansion_output_tokens_total",
+                "Tokens that the language model wrote.",
+            )?,
+            first_token,
+            documents_written: counters(
+                "expandr_documents_written_total",
+                "Durable changes of documents by kind: created, updated, deleted.",
+                &["change"],
+            )?,
+            cache_entries: gauge("expandr_expansion_cache_entries", "Passages in the cache.")?,
+            cache_bytes: gauge("expandr_expansion_cache_bytes", "Bytes in the cache.")?,
+            queue: gauges(
+                "expandr_queue_depth",
+                "Texts or generations by queue and state.",
+                &["queue", "state"],
+            )?,
+            index_documents: gauge("expandr_index_documents", "Documents in the index.")?,
+            index_bytes: gauges("expandr_index_bytes", "Bytes of the index by part.", &["part"])?,
+            ingest_queued: gauge(
+                "expandr_ingest_queued_bytes",
+                "Accepted bytes that are not yet in the index.",
+            )?,
+            registry,
+        })
+    }
+
+    /// Says once what runs here.
+    ///
+    /// # Errors
+    /// When called twice.
+    pub fn set_build_info(&self, bundle: &str, engine: &str) -> Result<(), prometheus::Error> {
+        let options = Opts::new("expandr_build_info", "What runs here; always 1.");
+        let info = IntGaugeVec::new(options, &["version", "bundle", "engine"])?;
+        self.registry.register(Box::new(info.clone()))?;
+        info.with_label_values(&[env!("CARGO_PKG_VERSION"), bundle, engine]).set(1);
+        Ok(())
+    }
+
+    /// One answered HTTP request.
+    pub fn observe_http(&self, method: &str, route: &str, status: u16, took: Duration) {
+        let status = status.to_string();
+        self.http_request_duration.with_label_values(&[method, route, &status]).observe(took.as_secs_f64());
+    }
+
+    /// One answered search.
+    pub fn observe_search(&self, report: &ExpansionReport, timings: &Timings) {
+        for (stage, ms) in timings.stages() {
+            self.stage_duration.with_label_values(&[stage]).observe(ms / 1000.0);
+        }
+        self.searches.with_label_values(&[report.status.name()]).inc();
+        if let (ExpansionStatus::Degraded, Some(reason)) = (report.status, report.reason) {
+            self.degraded.with_label_values(&[reason.name()]).inc();
+        }
+        if report.cut {
+            self.cut.inc();
+        }
+    }
+
+    /// One passage by where it came from.
+    pub fn count_boarding(&self, boarding: Boarding) {
+        let result = match boarding {
+            Boarding::Hit => "hit",
+            Boarding::Joined => "joined",
+            Boarding::Started => "miss",
+        };
+        self.cache_requests.with_label_values(&[result]).inc();
+    }
+
+    /// Tokens of one generation, and when the first came.
+    pub fn count_tokens(&self, tokens: usize, first_token: Option<Duration>) {
+        self.tokens.inc_by(tokens as u64);
+        if let Some(first_token) = first_token {
+            self.first_token.observe(first_token.as_secs_f64());
+        }
+    }
+
+    /// Durable changes of documents.
+    pub fn count_documents(&self, change: &str, documents: usize) {
+        self.documents_written.with_label_values(&[change]).inc_by(documents as u64);
+    }
+
+    /// Everything in Prometheus' text form.
+    ///
+    /// # Errors
+    /// When a metric can't be encoded (prometheus' own type).
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}

@@ -1,0 +1,190 @@
+//! From a checked request to the passages that stand for its query.
+
+use std::sync::Arc;
+
+use expandr_models::{Sampling, expander::clean};
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use super::{
+    answer::{DegradedReason, ExpansionReport, ExpansionStatus},
+    flight::{FlightKey, Flights, Landing},
+    request::CheckedExpansion,
+};
+use crate::{bundle::Bundle, metrics::Metrics};
+
+/// The passages for one query, and what to say about them. Without passages `report` is a degraded one.
+#[derive(Debug)]
+pub struct Passages {
+    /// What became of the expansion.
+    pub report: ExpansionReport,
+    /// From the start of the generation to its first token, in milliseconds; 0 when none was generated.
+    pub first_token_ms: f64,
+}
+
+/// One usable passage, or why there is none.
+enum Outcome {
+    Usable { text: String, output_tokens: usize, cut: bool, cached: bool, first_token_ms: f64 },
+    Unusable { reason: DegradedReason, detail: Option<String> },
+}
+
+/// Gets the passages for `query`: those of the request, else from cache or language model until `deadline`.
+pub async fn passages(
+    bundle: &Bundle,
+    flights: &Flights,
+    metrics: &Metrics,
+    query: &str,
+    request: &CheckedExpansion,
+    min_partial_words: usize,
+    deadline: Instant,
+) -> Passages {
+    if let Some(texts) = &request.texts {
+        let report = ExpansionReport {
+            texts: texts.clone(),
+            query_weight: request.query_weight,
+            ..ExpansionReport::without(ExpansionStatus::Supplied)
+        };
+        return Passages { report, first_token_ms: 0.0 };
+    }
+    let prompt = match bundle.prompt.render(&[&normalize_query(query)]) {
+        Ok(prompt) => prompt,
+        Err(error) => {
+            let outcome =
+                Outcome::Unusable { reason: DegradedReason::LlmError, detail: Some(error.to_string()) };
+            return summarize(vec![outcome], request);
+        }
+    };
+    let outcomes = join_all((0..request.count).map(|sample| {
+        write_one(
+            bundle,
+            flights,
+            metrics,
+            prompt.clone(),
+            request.sampling,
+            sample,
+            min_partial_words,
+            deadline,
+        )
+    }))
+    .await;
+    summarize(outcomes, request)
+}
+
+/// Queries that differ only in white space share a passage.
+fn normalize_query(query: &str) -> String {
+    query.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[allow(clippy::too_many_arguments)]
+async fn write_one(
+    bundle: &Bundle,
+    flights: &Flights,
+    metrics: &Metrics,
+    prompt: String,
+    mut sampling: Sampling,
+    sample: usize,
+    min_partial_words: usize,
+    deadline: Instant,
+) -> Outcome {
+    let Some(expander) = &bundle.expander else {
+        let detail =
+            "this server runs without a language model; send expansion.texts, or start it with --expander";
+        return Outcome::Unusable { reason: DegradedReason::LlmError, detail: Some(detail.to_owned()) };
+    };
+    sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(sample as u64));
+    let key = FlightKey::new(&bundle.id, prompt, &sampling, sample);
+    let (landing, boarding) = flights.board(key, expander, sampling, deadline).await;
+    metrics.count_boarding(boarding);
+    let (written, cut, cached) = match landing {
+        Landing::Cached(written) => (written, false, true),
+        Landing::Finished(written) => (Arc::new(written), false, false),
+        Landing::Cut(written) => (Arc::new(written), true, false),
+        Landing::Overloaded(detail) => {
+            return Outcome::Unusable { reason: DegradedReason::Overloaded, detail: Some(detail) };
+        }
+        Landing::Failed(detail) => {
+            return Outcome::Unusable { reason: DegradedReason::LlmError, detail: Some(detail) };
+        }
+    };
+    if !cached {
+        metrics.count_tokens(written.output_tokens, written.first_token);
+    }
+    let text = clean(&written.text);
+    let text = if cut { whole_words(&text) } else { text };
+    if cut && text.split_whitespace().count() < min_partial_words {
+        return Outcome::Unusable { reason: DegradedReason::Timeout, detail: None };
+    }
+    if text.is_empty() {
+        return Outcome::Unusable { reason: DegradedReason::EmptyOutput, detail: None };
+    }
+    let first_token_ms =
+        if cached { 0.0 } else { written.first_token.map_or(0.0, super::timings::milliseconds) };
+    Outcome::Usable { text, output_tokens: written.output_tokens, cut, cached, first_token_ms }
+}
+
+/// Drops a last word that the deadline may have cut in two.
+fn whole_words(text: &str) -> String {
+    match text.rfind(char::is_whitespace) {
+        Some(end) if !text.ends_with(['.', '!', '?']) => text[..end].trim_end().to_owned(),
+        _ => text.to_owned(),
+    }
+}
+
+fn summarize(outcomes: Vec<Outcome>, request: &CheckedExpansion) -> Passages {
+    let mut report = ExpansionReport::without(ExpansionStatus::Applied);
+    let mut all_cached = true;
+    let mut first_token_ms = 0.0_f64;
+    let mut failure = None;
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Usable { text, output_tokens, cut, cached, first_token_ms: ms } => {
+                report.texts.push(text);
+                report.output_tokens += output_tokens;
+                report.cut |= cut;
+                all_cached &= cached;
+                first_token_ms = first_token_ms.max(ms);
+            }
+            Outcome::Unusable { reason, detail } => failure = Some((reason, detail)),
+        }
+    }
+    if report.texts.is_empty() {
+        let (reason, detail) = failure.unwrap_or((DegradedReason::EmptyOutput, None));
+        report = ExpansionReport {
+            reason: Some(reason),
+            detail,
+            ..ExpansionReport::without(ExpansionStatus::Degraded)
+        };
+    } else {
+        if all_cached {
+            report.status = ExpansionStatus::Cached;
+        }
+        report.query_weight = request.query_weight;
+        report.detail = failure.map(|(reason, detail)| {
+            let detail = detail.map(|d| format!(": {d}")).unwrap_or_default();
+            format!(
+                "{} of {} passages are missing ({}{detail})",
+                request.count - report.texts.len(),
+                request.count,
+                reason.name()
+            )
+        });
+    }
+    Passages { report, first_token_ms }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_does_not_make_another_query() {
+        assert_eq!(normalize_query("  why \n is\tit "), "why is it");
+    }
+
+    #[test]
+    fn a_cut_word_is_dropped_but_a_finished_sentence_stays() {
+        assert_eq!(whole_words("the sky is blu"), "the sky is");
+        assert_eq!(whole_words("The sky is blue."), "The sky is blue.");
+        assert_eq!(whole_words("sky"), "sky");
+    }
+}

@@ -1,0 +1,13 @@
+//! The life of a query, from the checked request to the answer. Knows no HTTP beyond the problem that an answer may be.
+
+pub mod admission;
+pub mod answer;
+pub mod average;
+pub mod expansion;
+pub mod flight;
+mod pipeline;
+pub mod request;
+pub mod timings;
+
+pub(crate) use pipeline::blocking;
+pub use pipeline::{ExpandAnswer, SearchService, SearchSettings};

@@ -1,0 +1,96 @@
+//! From names and folders to a bundle.
+
+use std::{path::Path, sync::Arc, time::Instant};
+
+use anyhow::Context;
+use expandr_index::{Index, IndexConfig};
+use expandr_models::{
+    Encoder, Expander,
+    encoder::EncoderOptions,
+    expander::{
+        PromptTemplate,
+        mistral::{self, MistralOptions},
+        openai::{OpenAiExpander, OpenAiOptions},
+    },
+    weights::{self, Role},
+};
+
+use super::options::{Models, ServeOptions};
+use crate::bundle::Bundle;
+
+/// Loads models and index.
+///
+/// # Errors
+/// When a model or the index can't be opened, or they don't belong together.
+pub async fn load_bundle(options: &ServeOptions) -> anyhow::Result<Bundle> {
+    let models_dir = &options.places.models_dir;
+    let encoder = load_encoder(models_dir, &options.models).await.context("the encoder can't be loaded")?;
+    let index = open_index(options, encoder.as_ref()).await.context("the index can't be opened")?;
+    let expander =
+        load_expander(models_dir, &options.models).await.context("the expander can't be loaded")?;
+    Ok(Bundle::new(encoder, expander, Arc::new(index), PromptTemplate::q2d()))
+}
+
+async fn load_encoder(models_dir: &Path, models: &Models) -> anyhow::Result<Arc<dyn Encoder>> {
+    let start = Instant::now();
+    let (models_dir, spec) = (models_dir.to_owned(), models.encoder.clone());
+    let options = EncoderOptions {
+        device: models.device,
+        queue_capacity: models.encoder_queue,
+        ..EncoderOptions::default()
+    };
+    let encoder = tokio::task::spawn_blocking(move || -> anyhow::Result<Arc<dyn Encoder>> {
+        let resolved = weights::resolve(&models_dir, &spec, Role::Encoder)?;
+        Ok(expandr_models::encoder::load(&resolved.path, &options)?)
+    })
+    .await??;
+    let info = encoder.info();
+    let took_ms = start.elapsed().as_millis() as u64;
+    tracing::info!(id = %info.id, dimension = info.dimension, device = %info.device, took_ms, "encoder loaded");
+    Ok(encoder)
+}
+
+async fn open_index(options: &ServeOptions, encoder: &dyn Encoder) -> anyhow::Result<Index> {
+    let info = encoder.info();
+    let config = IndexConfig {
+        exact_threshold: options.search.exact_threshold,
+        ef_search: options.search.ef,
+        ..IndexConfig::new(&info.id, info.dimension)
+    };
+    let folder = options.places.index_dir.clone();
+    Ok(tokio::task::spawn_blocking(move || Index::open(&folder, config)).await??)
+}
+
+async fn load_expander(models_dir: &Path, models: &Models) -> anyhow::Result<Option<Arc<dyn Expander>>> {
+    let start = Instant::now();
+    let spec = models.expander.clone();
+    let expander: Arc<dyn Expander> = if spec == "none" {
+        return Ok(None);
+    } else if spec.starts_with("http://") || spec.starts_with("https://") {
+        let options = OpenAiOptions {
+            api_key: models.expander_api_key.clone(),
+            max_concurrency: models.expander_concurrency,
+            queue_capacity: models.expander_queue,
+            ..OpenAiOptions::new(&spec, &models.expander_model)
+        };
+        Arc::new(OpenAiExpander::new(options)?)
+    } else {
+        let models_dir = models_dir.to_owned();
+        let resolved =
+            tokio::task::spawn_blocking(move || weights::resolve(&models_dir, &spec, Role::Expander))
+                .await??;
+        let options = MistralOptions {
+            device: models.device,
+            isq: models.expander_isq.clone(),
+            max_concurrency: models.expander_concurrency,
+            queue_capacity: models.expander_queue,
+            ..MistralOptions::default()
+        };
+        let expander: Arc<dyn Expander> = mistral::load(&resolved.path, options).await?;
+        expander
+    };
+    let info = expander.info();
+    let took_ms = start.elapsed().as_millis() as u64;
+    tracing::info!(id = %info.id, engine = info.engine, device = %info.device, took_ms, "expander loaded");
+    Ok(Some(expander))
+}

@@ -1,0 +1,205 @@
+//! How a server runs: every flag of `expandr serve`, each also an environment variable.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, ValueEnum};
+use expandr_models::device::DeviceChoice;
+
+/// Where things are.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Places")]
+pub struct Places {
+    /// Address and port to listen on. Anything but loopback needs keys.
+    #[arg(long, env = "EXPANDR_LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+
+    /// Folder of the documents, their vectors and the HNSW snapshot.
+    #[arg(long, env = "EXPANDR_INDEX_DIR", default_value = "index/store/main")]
+    pub index_dir: PathBuf,
+
+    /// Folder of the checkpoints that `expandr models pull` fetches.
+    #[arg(long, env = "EXPANDR_MODELS_DIR", default_value = "models/store")]
+    pub models_dir: PathBuf,
+}
+
+/// Which models answer, and how they run.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Models")]
+pub struct Models {
+    /// The retriever's encoder: a name in the models folder, a folder (sentence-transformers or Hugging Face
+    /// layout), or a hub id where the network allows it.
+    #[arg(long, env = "EXPANDR_ENCODER", default_value = expandr_models::weights::DEFAULT_ENCODER)]
+    pub encoder: String,
+
+    /// The language model that writes passages: a name in the models folder, a folder (Hugging Face layout), a .gguf file, a
+    /// hub id, the base URL of an OpenAI-compatible server (http://host:port/v1), or `none`.
+    #[arg(long, env = "EXPANDR_EXPANDER", default_value = expandr_models::weights::DEFAULT_EXPANDER)]
+    pub expander: String,
+
+    /// Model name to ask an OpenAI-compatible server for.
+    #[arg(long, env = "EXPANDR_EXPANDER_MODEL", default_value = "default")]
+    pub expander_model: String,
+
+    /// Bearer key for an OpenAI-compatible server.
+    #[arg(long, env = "EXPANDR_EXPANDER_API_KEY", hide_env_values = true)]
+    pub expander_api_key: Option<String>,
+
+    /// Device of encoder and expander: auto, cpu, cuda[:N] or metal[:N].
+    #[arg(long, env = "EXPANDR_DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+
+    /// Quantise the language model while loading (mistralrs' ISQ): e.g. Q4K, Q8_0.
+    #[arg(long, env = "EXPANDR_EXPANDER_ISQ")]
+    pub expander_isq: Option<String>,
+
+    /// Passages written at once: on a GPU the batch of the language model, for a remote server the connections. A
+    /// language model on a CPU always writes one at a time.
+    #[arg(long, env = "EXPANDR_EXPANDER_CONCURRENCY", default_value_t = 32)]
+    pub expander_concurrency: usize,
+
+    /// Passages that may wait for the language model; further ones are refused as overloaded.
+    #[arg(long, env = "EXPANDR_EXPANDER_QUEUE", default_value_t = 64)]
+    pub expander_queue: usize,
+
+    /// Texts that may wait for the encoder; further ones are refused as overloaded.
+    #[arg(long, env = "EXPANDR_ENCODER_QUEUE", default_value_t = 2048)]
+    pub encoder_queue: usize,
+}
+
+/// How searches run.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Search")]
+pub struct Search {
+    /// Whether to expand when a request doesn't say.
+    #[arg(long, env = "EXPANDR_EXPANSION", value_enum, default_value_t = Expansion::Always)]
+    pub expansion: Expansion,
+
+    /// Tokens of a passage when a request doesn't say.
+    #[arg(long, env = "EXPANDR_EXPANSION_TOKENS", default_value_t = 64)]
+    pub expansion_tokens: usize,
+
+    /// Most tokens of a passage that a request may ask for.
+    #[arg(long, env = "EXPANDR_EXPANSION_MAX_TOKENS", default_value_t = 512)]
+    pub expansion_max_tokens: usize,
+
+    /// Budget of an expansion in milliseconds when a request doesn't say; what is written by then is used if it is enough.
+    #[arg(long, env = "EXPANDR_EXPANSION_TIMEOUT_MS", default_value_t = 10_000)]
+    pub expansion_timeout_ms: u64,
+
+    /// A passage that its budget cut is used when it has at least this many words.
+    #[arg(long, env = "EXPANDR_EXPANSION_MIN_WORDS", default_value_t = 8)]
+    pub expansion_min_words: usize,
+
+    /// Part of a request's deadline in milliseconds that is kept for embedding and searching with the expansion.
+    #[arg(long, env = "EXPANDR_RESERVE_MS", default_value_t = 50)]
+    pub reserve_ms: u64,
+
+    /// Deadline of a search in milliseconds, and the most that a request may ask for.
+    #[arg(long, env = "EXPANDR_TIMEOUT_MS", default_value_t = 30_000)]
+    pub timeout_ms: u64,
+
+    /// Size of the expansion cache in MiB; 0 switches it off.
+    #[arg(long, env = "EXPANDR_CACHE_MIB", default_value_t = 64)]
+    pub cache_mib: u64,
+
+    /// Seconds that a passage stays in the cache.
+    #[arg(long, env = "EXPANDR_CACHE_TTL_SECONDS", default_value_t = 86_400)]
+    pub cache_ttl_seconds: u64,
+
+    /// Up to this many documents a search compares with every vector instead of asking the HNSW graph.
+    #[arg(long, env = "EXPANDR_EXACT_THRESHOLD", default_value_t = 10_000)]
+    pub exact_threshold: usize,
+
+    /// Candidates that the HNSW graph keeps while searching, when a request doesn't say.
+    #[arg(long, env = "EXPANDR_EF", default_value_t = 64)]
+    pub ef: usize,
+}
+
+/// Whether to expand when a request doesn't say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Expansion {
+    /// Expand.
+    Always,
+    /// Search with the query alone.
+    Off,
+}
+
+/// What clients may do and how much of it.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Limits and keys")]
+pub struct Limits {
+    /// Texts (queries, passages, texts to embed) that are worked on at once; further requests get 429.
+    #[arg(long, env = "EXPANDR_PERMITS", default_value_t = 256)]
+    pub permits: usize,
+
+    /// Largest JSON body in MiB.
+    #[arg(long, env = "EXPANDR_BODY_MIB", default_value_t = 8)]
+    pub body_mib: usize,
+
+    /// Largest body of /documents/bulk in MiB.
+    #[arg(long, env = "EXPANDR_BULK_BODY_MIB", default_value_t = 4096)]
+    pub bulk_body_mib: u64,
+
+    /// Largest document in KiB.
+    #[arg(long, env = "EXPANDR_DOCUMENT_KIB", default_value_t = 1024)]
+    pub document_kib: usize,
+
+    /// Most searches of one batch.
+    #[arg(long, env = "EXPANDR_BATCH_SEARCHES", default_value_t = 128)]
+    pub batch_searches: usize,
+
+    /// Keys of role read, separated by commas (two at most, so that keys can be changed without an outage).
+    #[arg(long, env = "EXPANDR_READ_KEYS", value_delimiter = ',', hide_env_values = true)]
+    pub read_keys: Vec<String>,
+
+    /// Keys of role write; a write key may also read.
+    #[arg(long, env = "EXPANDR_WRITE_KEYS", value_delimiter = ',', hide_env_values = true)]
+    pub write_keys: Vec<String>,
+
+    /// Keys of role admin; an admin key may do everything. Without one there are no admin routes.
+    #[arg(long, env = "EXPANDR_ADMIN_KEYS", value_delimiter = ',', hide_env_values = true)]
+    pub admin_keys: Vec<String>,
+
+    /// Milliseconds between /readyz turning 503 and the end of accepting connections, so that a load balancer notices.
+    #[arg(long, env = "EXPANDR_DRAIN_DELAY_MS", default_value_t = 0)]
+    pub drain_delay_ms: u64,
+
+    /// Milliseconds that requests in flight have to finish at shutdown.
+    #[arg(long, env = "EXPANDR_DRAIN_TIMEOUT_MS", default_value_t = 20_000)]
+    pub drain_timeout_ms: u64,
+}
+
+impl std::fmt::Debug for Limits {
+    /// Keys are counted, never printed.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Limits")
+            .field("permits", &self.permits)
+            .field("body_mib", &self.body_mib)
+            .field("bulk_body_mib", &self.bulk_body_mib)
+            .field("document_kib", &self.document_kib)
+            .field("batch_searches", &self.batch_searches)
+            .field("read_keys", &self.read_keys.len())
+            .field("write_keys", &self.write_keys.len())
+            .field("admin_keys", &self.admin_keys.len())
+            .field("drain_delay_ms", &self.drain_delay_ms)
+            .field("drain_timeout_ms", &self.drain_timeout_ms)
+            .finish()
+    }
+}
+
+/// Everything that `expandr serve` takes.
+#[derive(Args, Clone, Debug)]
+pub struct ServeOptions {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub places: Places,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub models: Models,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub search: Search,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub limits: Limits,
+}

@@ -1,0 +1,370 @@
+//! The real router and pipeline over doubles of encoder and expander: no weights, every failure on demand.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, http::Request};
+use expandr::{
+    bundle::Bundle,
+    documents::{DocumentLimits, Spool},
+    http::{AppState, HttpLimits, auth::Keys, router},
+    metrics::Metrics,
+    search::{SearchService, SearchSettings, request::SearchLimits},
+};
+use expandr_index::{Index, IndexConfig};
+use expandr_models::{
+    Encoder,
+    expander::PromptTemplate,
+    testing::{HashEncoder, Script, ScriptedExpander, ScriptedFailure},
+};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+/// A service over doubles, with handles to what happens inside.
+struct Double {
+    router: Router,
+    state: Arc<AppState>,
+    encoder: Arc<HashEncoder>,
+    expander: Arc<ScriptedExpander>,
+    _folder: tempfile::TempDir,
+}
+
+/// What differs from the usual double.
+struct Setup {
+    script: Script,
+    encoder_delay: Duration,
+    permits: usize,
+    keys: Keys,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            script: Script::default(),
+            encoder_delay: Duration::ZERO,
+            permits: 64,
+            keys: Keys::new(&[], &[], &[], true).unwrap(),
+        }
+    }
+}
+
+impl Double {
+    fn new(setup: Setup) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let encoder = Arc::new(HashEncoder::new(64).with_delay(setup.encoder_delay));
+        let expander = Arc::new(ScriptedExpander::new(setup.script));
+        let config = IndexConfig::new(&encoder.info().id, encoder.info().dimension);
+        let index = Arc::new(Index::open(folder.path(), config).unwrap());
+        let bundle = Bundle::new(encoder.clone(), Some(expander.clone()), index, PromptTemplate::q2d());
+        let settings = SearchSettings {
+            limits: SearchLimits {
+                query_bytes: 1000,
+                expansion_text_bytes: 10_000,
+                max_tokens: 256,
+                default_max_tokens: 64,
+                timeout_ms: 20_000,
+                expansion_timeout_ms: 10_000,
+                expand_by_default: true,
+            },
+            min_partial_words: 5,
+            reserve: Duration::from_millis(50),
+            permits: setup.permits,
+            cache_bytes: 1 << 20,
+            cache_time_to_live: Duration::from_secs(60),
+        };
+        let documents = DocumentLimits { document_bytes: 10_000, documents_per_request: 100 };
+        let limits = HttpLimits {
+            body_bytes: 1 << 20,
+            bulk_body_bytes: 1 << 20,
+            batch_searches: 16,
+            embed_texts: 16,
+            request_timeout: Duration::from_secs(30),
+            documents,
+        };
+        let spool = Spool::open(&folder.path().join("queue"), 1 << 20, documents).unwrap();
+        let service = Arc::new(SearchService::new(bundle, Arc::new(Metrics::new().unwrap()), settings));
+        let state = Arc::new(AppState::new(service, spool, setup.keys, limits));
+        Self { router: router(state.clone()), state, encoder, expander, _folder: folder }
+    }
+
+    /// A double with three documents.
+    async fn filled(setup: Setup) -> Self {
+        let double = Self::new(setup);
+        let documents = json!({"documents": [
+            {"id": "a", "text": "red apples grow on trees", "metadata": {"kind": "fruit", "year": 2001}},
+            {"id": "b", "text": "blue whales swim in oceans", "metadata": {"kind": "animal", "year": 2005}},
+            {"id": "c", "text": "green frogs jump in ponds", "metadata": {"kind": "animal", "year": 2010}},
+        ]});
+        let (status, answer) = double.send("PUT", "/documents", Some(documents), None).await;
+        assert_eq!(status, 201, "{answer}");
+        double
+    }
+
+    async fn send(&self, method: &str, path: &str, body: Option<Value>, key: Option<&str>) -> (u16, Value) {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(key) = key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        let body = match body {
+            Some(json) => {
+                request = request.header("content-type", "application/json");
+                Body::from(json.to_string())
+            }
+            None => Body::empty(),
+        };
+        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
+    async fn search(&self, body: Value) -> (u16, Value) {
+        self.send("POST", "/search", Some(body), None).await
+    }
+
+    /// Waits until no generation runs or waits.
+    async fn idle(&self) {
+        use expandr_models::Expander;
+        for _ in 0..500 {
+            if self.expander.running() == 0 && self.expander.waiting() == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("a generation is still running");
+    }
+}
+
+fn slow() -> Script {
+    Script { token_delay: Duration::from_millis(20), natural_length: 100, ..Script::default() }
+}
+
+#[tokio::test]
+async fn an_expansion_is_averaged_with_the_query() {
+    let double = Double::filled(Setup::default()).await;
+    let body = json!({"query": "apples on trees", "explain": true, "expansion": {"query_weight": 0.25, "count": 2, "temperature": 1, "seed": 3}});
+    let (status, answer) = double.search(body).await;
+    assert_eq!((status, &answer["expansion"]["status"]), (200, &json!("applied")), "{answer}");
+    assert_eq!(answer["expansion"]["texts"].as_array().unwrap().len(), 2);
+    for hit in answer["hits"].as_array().unwrap() {
+        let explain = &hit["explain"];
+        let cosines: Vec<f64> =
+            explain["expansion_cosines"].as_array().unwrap().iter().map(|c| c.as_f64().unwrap()).collect();
+        let expected =
+            0.25 * explain["query_cosine"].as_f64().unwrap() + 0.75 * (cosines[0] + cosines[1]) / 2.0;
+        assert!((hit["score"].as_f64().unwrap() - expected).abs() < 1e-4, "{hit}");
+    }
+}
+
+#[tokio::test]
+async fn every_failure_of_the_language_model_degrades_and_says_why() {
+    for (failure, reason) in [
+        (ScriptedFailure::Start, "llm_error"),
+        (ScriptedFailure::After(3), "llm_error"),
+        (ScriptedFailure::Cut(3), "llm_error"),
+        (ScriptedFailure::Overloaded, "overloaded"),
+        (ScriptedFailure::Empty, "empty_output"),
+        (ScriptedFailure::Hang, "timeout"),
+    ] {
+        let double =
+            Double::filled(Setup { script: Script { failure, ..Script::default() }, ..Setup::default() })
+                .await;
+        let (status, answer) =
+            double.search(json!({"query": "whales in oceans", "expansion": {"timeout_ms": 200}})).await;
+        assert_eq!(status, 200, "{failure:?} {answer}");
+        assert_eq!(answer["expansion"]["status"], "degraded", "{failure:?}");
+        assert_eq!(answer["expansion"]["reason"], reason, "{failure:?}");
+        assert_eq!(answer["hits"][0]["id"], "b", "the raw hits answer");
+        assert_eq!(answer["expansion"]["query_weight"], 1.0);
+        let strict = json!({"query": "whales", "expansion": {"timeout_ms": 200, "on_failure": "fail"}});
+        let (status, problem) = double.search(strict).await;
+        let expected = if reason == "timeout" { 504 } else { 503 };
+        assert_eq!(status, expected, "{failure:?} {problem}");
+        let metrics = double.state.service.metrics().render().unwrap();
+        assert!(
+            metrics.contains(&format!("expandr_search_degraded_total{{reason=\"{reason}\"}} 1")),
+            "{metrics}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_budget_keeps_the_part_that_is_there() {
+    let double = Double::filled(Setup { script: slow(), ..Setup::default() }).await;
+    let (_, answer) = double.search(json!({"query": "frogs", "expansion": {"timeout_ms": 500}})).await;
+    assert_eq!(answer["expansion"]["status"], "applied", "{answer}");
+    assert_eq!(answer["expansion"]["cut"], true);
+    let words = answer["expansion"]["texts"][0].as_str().unwrap().split_whitespace().count();
+    assert!((5..60).contains(&words), "{words} words");
+    double.idle().await;
+    assert_eq!(double.expander.counts().cancelled, 1, "the rest is not generated");
+    // A cut passage is not the whole one: it must not be served from the cache.
+    let (_, again) = double.search(json!({"query": "frogs", "expansion": {"timeout_ms": 500}})).await;
+    assert_eq!(again["expansion"]["status"], "applied");
+}
+
+#[tokio::test]
+async fn identical_queries_share_one_generation() {
+    let double = Double::filled(Setup { script: slow(), ..Setup::default() }).await;
+    let searches = (0..20).map(|i| {
+        let query = if i % 2 == 0 { "green  frogs" } else { " green frogs" };
+        double.search(json!({"query": query, "expansion": {"max_tokens": 10}}))
+    });
+    let answers = futures::future::join_all(searches).await;
+    assert_eq!(double.expander.counts().started, 1);
+    for (status, answer) in &answers {
+        assert_eq!((*status, &answer["expansion"]["texts"]), (200, &answers[0].1["expansion"]["texts"]));
+        assert_eq!(answer["hits"], answers[0].1["hits"]);
+    }
+    let (_, cached) = double.search(json!({"query": "green frogs", "expansion": {"max_tokens": 10}})).await;
+    assert_eq!(cached["expansion"]["status"], "cached");
+    let (_, other) = double.search(json!({"query": "green frogs", "expansion": {"max_tokens": 11}})).await;
+    assert_eq!(other["expansion"]["status"], "applied", "other decoding parameters are another passage");
+}
+
+#[tokio::test]
+async fn a_dropped_request_stops_its_generation_but_not_its_neighbours() {
+    let double = Arc::new(Double::filled(Setup { script: slow(), ..Setup::default() }).await);
+    let request = |query: &'static str| {
+        let double = double.clone();
+        tokio::spawn(
+            async move { double.search(json!({"query": query, "expansion": {"max_tokens": 40}})).await },
+        )
+    };
+    let (alone, first, second) = (request("dropped"), request("shared"), request("shared"));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(double.expander.counts().started, 2);
+    alone.abort();
+    first.abort();
+    let (status, answer) = second.await.unwrap();
+    assert_eq!((status, &answer["expansion"]["status"]), (200, &json!("applied")), "{answer}");
+    double.idle().await;
+    let counts = double.expander.counts();
+    assert_eq!((counts.cancelled, counts.finished), (1, 1), "{counts:?}");
+}
+
+#[tokio::test]
+async fn overload_is_refused_early_and_counted_per_text() {
+    let setup = Setup { encoder_delay: Duration::from_millis(300), permits: 4, ..Setup::default() };
+    let double = Arc::new(Double::filled(setup).await);
+    let batch = json!({"searches": [{"query": "1", "expansion": false}, {"query": "2", "expansion": false}, {"query": "3", "expansion": false}]});
+    let held = {
+        let double = double.clone();
+        tokio::spawn(async move { double.send("POST", "/search/batch", Some(batch), None).await })
+    };
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let two = json!({"query": "q", "expansion": {"count": 2, "temperature": 1}});
+    let (status, problem) = double.search(two.clone()).await;
+    assert_eq!((status, &problem["code"]), (429, &json!("overloaded")), "{problem}");
+    assert_eq!(double.search(json!({"query": "q", "expansion": false})).await.0, 200, "one place is left");
+    assert_eq!(held.await.unwrap().0, 200);
+    assert_eq!(double.search(two).await.0, 200, "places come back");
+    let five = vec![json!({"query": "q", "expansion": false}); 5];
+    let (status, problem) = double.send("POST", "/search/batch", Some(json!({"searches": five})), None).await;
+    assert_eq!((status, &problem["code"]), (422, &json!("invalid_request")), "{problem}");
+}
+
+#[tokio::test]
+async fn the_deadline_is_one_for_the_whole_request() {
+    let setup = Setup { encoder_delay: Duration::from_millis(400), ..Setup::default() };
+    let double = Double::filled(setup).await;
+    let (status, problem) = double.search(json!({"query": "q", "timeout_ms": 100})).await;
+    assert_eq!((status, &problem["code"]), (504, &json!("deadline_exceeded")), "{problem}");
+    // Enough for the query, not for the passage too: the raw hits answer.
+    let (status, answer) = double.search(json!({"query": "frogs", "timeout_ms": 600})).await;
+    assert_eq!((status, &answer["expansion"]["reason"]), (200, &json!("timeout")), "{answer}");
+}
+
+#[tokio::test]
+async fn a_batch_answers_as_single_searches_do() {
+    let double = Double::filled(Setup::default()).await;
+    let searches = [
+        json!({"query": "apples", "expansion": false}),
+        json!({"query": "whales", "top_k": 2}),
+        json!({"query": "frogs", "filter": {"eq": {"kind": "animal"}}, "expansion": {"texts": ["ponds"]}}),
+    ];
+    let (_, batch) = double.send("POST", "/search/batch", Some(json!({ "searches": searches })), None).await;
+    for (i, search) in searches.into_iter().enumerate() {
+        let (_, single) = double.search(search).await;
+        assert_eq!(batch["results"][i]["hits"], single["hits"]);
+        assert_eq!(batch["results"][i]["expansion"]["texts"], single["expansion"]["texts"]);
+    }
+}
+
+#[tokio::test]
+async fn filters_select_by_metadata() {
+    let double = Double::filled(Setup::default()).await;
+    let filter = json!({"and": [{"eq": {"kind": "animal"}}, {"not": {"range": {"year": {"lt": 2006}}}}]});
+    let (_, answer) = double.search(json!({"query": "anything", "filter": filter, "expansion": false})).await;
+    let ids: Vec<&str> =
+        answer["hits"].as_array().unwrap().iter().map(|hit| hit["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["c"], "{answer}");
+}
+
+#[tokio::test]
+async fn a_broken_encoder_is_an_error_and_not_the_end() {
+    let double = Double::filled(Setup::default()).await;
+    double.encoder.set_failing(true);
+    let (status, problem) = double.search(json!({"query": "q"})).await;
+    assert_eq!((status, &problem["code"]), (500, &json!("internal")), "{problem}");
+    double.encoder.set_failing(false);
+    assert_eq!(double.search(json!({"query": "q"})).await.0, 200);
+}
+
+#[tokio::test]
+async fn keys_guard_their_routes() {
+    let key = |name: &str| format!("{name}-key-0123456789");
+    let keys = Keys::new(&[key("read")], &[key("write")], &[key("admin")], false).unwrap();
+    let double = Double::new(Setup { keys, ..Setup::default() });
+    let search = || Some(json!({"query": "q", "expansion": false}));
+    let put = || Some(json!({"documents": [{"id": "a/b", "text": "t"}]}));
+    for (method, path, body, key, expected) in [
+        ("POST", "/search", search(), None, 401),
+        ("POST", "/search", search(), Some(key("other")), 401),
+        ("POST", "/search", search(), Some(key("read")), 200),
+        ("PUT", "/documents", put(), Some(key("read")), 403),
+        ("PUT", "/documents", put(), Some(key("write")), 201),
+        ("GET", "/documents/a%2Fb", None, None, 401),
+        ("GET", "/documents/a%2Fb", None, Some(key("read")), 200),
+        ("DELETE", "/documents/a%2Fb", None, Some(key("read")), 403),
+        ("DELETE", "/documents/a%2Fb", None, Some(key("write")), 204),
+        ("POST", "/admin/snapshot", None, Some(key("write")), 403),
+        ("POST", "/admin/snapshot", None, Some(key("admin")), 200),
+        ("GET", "/livez", None, None, 200),
+    ] {
+        let (status, answer) = double.send(method, path, body, key.as_deref()).await;
+        assert_eq!(status, expected, "{method} {path} {key:?} {answer}");
+    }
+}
+
+#[tokio::test]
+async fn readiness_ends_before_liveness() {
+    let double = Double::filled(Setup::default()).await;
+    assert_eq!(double.send("GET", "/readyz", None, None).await.0, 200);
+    double.state.draining.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (status, problem) = double.send("GET", "/readyz", None, None).await;
+    assert_eq!((status, &problem["code"]), (503, &json!("unavailable")));
+    assert_eq!(double.send("GET", "/livez", None, None).await.0, 200);
+    assert_eq!(double.search(json!({"query": "still answered"})).await.0, 200);
+}
+
+#[tokio::test]
+async fn bulk_lines_are_stored_one_by_one() {
+    let double = Double::new(Setup::default());
+    let body = "{\"_id\":\"1\",\"text\":\"one\"}\n\n{\"id\":\"2\"}\nnot json\n{\"id\":\"3\",\"title\":\"three\",\"text\":\"\"}\n";
+    let request = |body: &'static str| {
+        let request = Request::post("/documents/bulk").header("content-type", "application/x-ndjson");
+        double.router.clone().oneshot(request.body(Body::from(body)).unwrap())
+    };
+    let response = request(body).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let report: Value =
+        serde_json::from_slice(&axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap())
+            .unwrap();
+    assert_eq!(
+        (&report["received"], &report["created"], &report["failed"]),
+        (&json!(4), &json!(2), &json!(2))
+    );
+    assert_eq!((&report["errors"][0]["line"], &report["errors"][1]["line"]), (&json!(3), &json!(4)));
+    assert_eq!(request("not json").await.unwrap().status(), 422, "no line was good");
+    assert_eq!(double.send("GET", "/documents/3", None, None).await.1["title"], "three");
+}

@@ -1,0 +1,31 @@
+use std::path::{Path, PathBuf};
+
+/// What a function of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong in training. A message names the input, what is wrong with it, and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// One line of a file is broken.
+    #[error("{}:{line}: {detail}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong with it, and the remedy.
+        detail: String,
+    },
+    /// An argument makes no sense (a share outside 0 to 1, similarities that are not numbers, …).
+    #[error("{0}")]
+    Input(String),
+    /// A file can't be read, is not UTF-8, or is not a test collection.
+    #[error(transparent)]
+    Data(#[from] expandr_evaluation::Error),
+}
+
+impl Error {
+    pub(crate) fn line(path: &Path, line: usize, detail: impl Into<String>) -> Self {
+        Self::Line { path: path.to_owned(), line, detail: detail.into() }
+    }
+}
