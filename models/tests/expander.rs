@@ -1,7 +1,7 @@
 //! What every expander promises, on the double, on an OpenAI-compatible server and on mistralrs with real weights.
 //!
-//! The last one wants the default weights in `models/store` (or the folder that `EXPANDR_TEST_MODELS` names) and says so
-//! loudly when it skips.
+//! The last one wants the default weights in `models/store` (or the folder that `EXPANDR_TEST_MODELS` or
+//! `EXPANDR_MODELS_DIR` names) and says so loudly when it skips.
 
 mod mock_server;
 
@@ -247,7 +247,10 @@ mod in_process {
     use super::*;
 
     fn weights(name: &str) -> Option<PathBuf> {
-        let named = std::env::var_os("EXPANDR_TEST_MODELS").map(PathBuf::from);
+        let named = ["EXPANDR_TEST_MODELS", "EXPANDR_MODELS_DIR"]
+            .into_iter()
+            .find_map(std::env::var_os)
+            .map(PathBuf::from);
         let store = named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("store"));
         let path = store.join(name);
         if path.exists() {

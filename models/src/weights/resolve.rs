@@ -77,10 +77,8 @@ fn locate(models_dir: &Path, spec: &str) -> Result<Resolved> {
         ));
     }
     let is_name = Path::new(spec).components().count() == 1 && !spec.starts_with('.');
-    if is_name {
-        if let Some(stored) = stored(models_dir, spec)? {
-            return Ok(stored);
-        }
+    if is_name && let Some(stored) = stored(models_dir, spec)? {
+        return Ok(stored);
     }
     let path = Path::new(spec);
     if path.exists() {

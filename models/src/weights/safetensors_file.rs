@@ -63,7 +63,7 @@ fn header(shapes: &[(String, Vec<usize>)]) -> String {
         offset = end;
     }
     let mut header = json!(entries).to_string();
-    while header.len() % 8 != 0 {
+    while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
     header
