@@ -26,6 +26,7 @@ pub(crate) async fn drive(plan: Plan, args: &Args, target: &Target, queries: Arc
         while let Some(sample) = received.recv().await {
             phase.record(sample);
         }
+        phase.close(clock.measure_from);
         phase
     });
     match plan {

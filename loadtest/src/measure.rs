@@ -1,7 +1,7 @@
 //! Counts and histograms of one load.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
@@ -59,7 +59,8 @@ pub(crate) struct Sample {
 /// Everything measured under one load.
 pub(crate) struct Phase {
     pub(crate) plan: Plan,
-    /// How long requests were started for.
+    /// From the start of measuring to the last answer, and no less than requests were started for: so that a server which
+    /// falls behind is not credited with what it answered afterwards.
     pub(crate) measured: Duration,
     /// Requests that were due, sent or not.
     pub(crate) requests: u64,
@@ -91,6 +92,7 @@ pub(crate) struct Phase {
     pub(crate) first_failure: Option<String>,
     within: Option<Duration>,
     batch: u64,
+    last_answer: Option<Instant>,
 }
 
 impl Phase {
@@ -114,6 +116,14 @@ impl Phase {
             first_failure: None,
             within,
             batch: batch as u64,
+            last_answer: None,
+        }
+    }
+
+    /// Ends the measuring that began at `start`.
+    pub(crate) fn close(&mut self, start: Instant) {
+        if let Some(last) = self.last_answer {
+            self.measured = self.measured.max(last.saturating_duration_since(start));
         }
     }
 
@@ -127,6 +137,7 @@ impl Phase {
                 .get_or_insert_with(|| "not sent: --max-in-flight requests were under way".into());
             return;
         };
+        self.last_answer = Some(Instant::now());
         self.lag.record(sample.lag);
         let status = match outcome.status {
             Ok(status) => status.to_string(),
@@ -248,6 +259,16 @@ mod tests {
         assert_eq!(phase.latency.count(), 3);
         assert!((phase.latency.max_ms() - 150.0).abs() < 0.2);
         assert!((phase.server["outside"].percentile_ms(50.0) - 9.0).abs() < 0.1);
+    }
+
+    #[test]
+    fn answers_after_the_end_make_the_time_longer() {
+        let mut phase = Phase::new(Plan::Closed { connections: 1 }, Duration::from_millis(1), None, 1);
+        let start = Instant::now();
+        std::thread::sleep(Duration::from_millis(20));
+        phase.record(sample(Ok(200), 20, &["applied"]));
+        phase.close(start);
+        assert!(phase.measured >= Duration::from_millis(20) && phase.throughput() <= 50.0);
     }
 
     #[test]

@@ -209,7 +209,9 @@ fn write_times(text: &mut String, phase: &Phase) {
     }
     line(text, &format!("{header} {:>9}", "max"));
     times_row(text, width, "latency", &phase.latency);
-    for (name, times) in &phase.server {
+    // Stages that never ran say nothing, and the total is what the server took.
+    let told = phase.server.iter().filter(|(name, times)| times.max_ms() > 0.0 && *name != "total");
+    for (name, times) in told {
         times_row(text, width, &format!("server {name}"), times);
     }
     times_row(text, width, "generator lag", &phase.lag);

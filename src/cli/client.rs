@@ -2,12 +2,13 @@
 
 use anyhow::{Context, bail};
 use clap::Args;
+use expandr_evaluation::client::{Endpoint, EndpointOptions};
 use reqwest::{RequestBuilder, Response};
 use serde_json::Value;
 
 /// Which server to talk to.
 #[derive(Args, Clone)]
-pub(super) struct Endpoint {
+pub(super) struct Server {
     /// The server's base URL.
     #[arg(long, env = "EXPANDR_ENDPOINT", default_value = "http://127.0.0.1:8080")]
     pub(super) endpoint: String,
@@ -17,14 +18,19 @@ pub(super) struct Endpoint {
     pub(super) key: Option<String>,
 }
 
-impl std::fmt::Debug for Endpoint {
+impl std::fmt::Debug for Server {
     /// The key is not printed.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Endpoint").field("endpoint", &self.endpoint).finish_non_exhaustive()
+        f.debug_struct("Server").field("endpoint", &self.endpoint).finish_non_exhaustive()
     }
 }
 
-impl Endpoint {
+impl Server {
+    /// The same server for the evaluation client, which waits while the server is overloaded.
+    pub(super) fn endpoint(&self) -> anyhow::Result<Endpoint> {
+        Ok(Endpoint::new(&self.endpoint, self.key.clone(), EndpointOptions::default())?)
+    }
+
     /// A request to `path`.
     pub(super) fn request(
         &self,

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::client::{self, Endpoint};
+use super::client::{self, Server};
 
 /// Flags of `expandr search`.
 #[derive(Args, Debug)]
@@ -32,7 +32,7 @@ pub(super) struct SearchArgs {
     json: bool,
 
     #[command(flatten)]
-    endpoint: Endpoint,
+    server: Server,
 }
 
 pub(super) async fn run(args: SearchArgs) -> anyhow::Result<()> {
@@ -43,8 +43,8 @@ pub(super) async fn run(args: SearchArgs) -> anyhow::Result<()> {
         body["expansion"] = json!({ "timeout_ms": timeout_ms });
     }
     let client = reqwest::Client::new();
-    let request = args.endpoint.request(&client, reqwest::Method::POST, "/search").json(&body);
-    let answer = client::json(args.endpoint.send(request).await?).await?;
+    let request = args.server.request(&client, reqwest::Method::POST, "/search").json(&body);
+    let answer = client::json(args.server.send(request).await?).await?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&answer)?);
     } else {

@@ -17,7 +17,8 @@ use crate::search::{
     ExpandAnswer,
     answer::SearchAnswer,
     average::normalize,
-    request::{ExpansionChoice, SearchRequest, check_expansion, check_query},
+    check::{check_expansion, check_query},
+    request::{ExpansionChoice, SearchRequest},
 };
 
 static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::{
     answer::{DegradedReason, ExpansionReport, ExpansionStatus},
+    check::CheckedExpansion,
     flight::{FlightKey, Flights, Landing},
-    request::CheckedExpansion,
 };
 use crate::{bundle::Bundle, metrics::Metrics};
 

@@ -3,11 +3,13 @@
 pub mod admission;
 pub mod answer;
 pub mod average;
+pub mod check;
 pub mod expansion;
 pub mod flight;
+mod lookup;
 mod pipeline;
 pub mod request;
 pub mod timings;
 
-pub(crate) use pipeline::blocking;
+pub(crate) use lookup::blocking;
 pub use pipeline::{ExpandAnswer, SearchService, SearchSettings};

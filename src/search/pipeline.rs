@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use expandr_index::{Filter, Hit, How};
 use expandr_models::{Priority, TextKind};
 use parking_lot::RwLock;
 use serde::Serialize;
@@ -14,11 +13,13 @@ use tokio::time::{Instant as TokioInstant, timeout_at};
 
 use super::{
     admission::Admission,
-    answer::{DegradedReason, ExpansionReport, ExpansionStatus, HitExplanation, SearchAnswer, SearchHit},
-    average::{dot, expanded_query, normalize},
+    answer::{DegradedReason, ExpansionReport, ExpansionStatus, SearchAnswer},
+    average::{expanded_query, normalize},
+    check::{CheckedExpansion, CheckedSearch, SearchLimits},
     expansion::{Passages, passages},
     flight::Flights,
-    request::{CheckedExpansion, CheckedSearch, OnFailure, SearchLimits},
+    lookup::{Found, RawSide, fetch, search_index},
+    request::OnFailure,
     timings::{Timings, milliseconds, timed},
 };
 use crate::{
@@ -68,13 +69,6 @@ pub struct ExpandAnswer {
     pub bundle: String,
     /// Wall time in milliseconds.
     pub took_ms: f64,
-}
-
-/// What the index found, and which way it searched.
-#[derive(Clone, Debug)]
-struct Found {
-    hits: Vec<Hit>,
-    how: How,
 }
 
 /// What a search with the query alone gives.
@@ -195,7 +189,11 @@ impl SearchService {
         found.hits.truncate(request.top_k);
 
         let searched = found.how;
-        let fetch = fetch(&bundle, &request, found.hits, &raw, expansion_vectors);
+        let raw = RawSide {
+            keys: raw.found.hits.iter().map(|hit| hit.key).collect(),
+            query_vector: raw.query_vector,
+        };
+        let fetch = fetch(&bundle, &request, found.hits, raw, expansion_vectors);
         let (hits, ms) = timed(fetch).await;
         timings.fetch_ms = ms;
         timings.finish(started.elapsed(), parallel_ms);
@@ -342,78 +340,4 @@ fn deadline_exceeded(timeout_ms: u64) -> Problem {
             "not even the raw hits were there within {timeout_ms} ms; allow more time or try again later"
         ),
     )
-}
-
-/// Searches on a blocking thread; the milliseconds are those of the search itself.
-async fn search_index(
-    bundle: &Arc<Bundle>,
-    vector: Vec<f32>,
-    top_k: usize,
-    request: &CheckedSearch,
-) -> Result<(Found, f64), Problem> {
-    let index = bundle.index.clone();
-    let filter: Option<Filter> = request.filter.clone();
-    let mode = request.search_mode;
-    let ef = request.ef;
-    blocking(move || {
-        let start = Instant::now();
-        let search =
-            expandr_index::SearchRequest { vector: &vector, top_k, filter: filter.as_ref(), mode, ef };
-        let outcome = index.search(&search)?;
-        Ok((Found { hits: outcome.hits, how: outcome.how }, milliseconds(start.elapsed())))
-    })
-    .await
-}
-
-/// Reads the documents of `hits` and explains them where asked for. A document deleted meanwhile is left out.
-async fn fetch(
-    bundle: &Arc<Bundle>,
-    request: &CheckedSearch,
-    hits: Vec<Hit>,
-    raw: &Raw,
-    expansion_vectors: Vec<Vec<f32>>,
-) -> Result<Vec<SearchHit>, Problem> {
-    let index = bundle.index.clone();
-    let explain = request.explain;
-    let query_vector = if explain { raw.query_vector.clone() } else { Vec::new() };
-    let raw_keys: Vec<u64> =
-        if explain { raw.found.hits.iter().map(|hit| hit.key).collect() } else { Vec::new() };
-    blocking(move || {
-        let keys: Vec<u64> = hits.iter().map(|hit| hit.key).collect();
-        let documents = index.documents(&keys)?;
-        let vectors = if explain { index.vectors(&keys) } else { vec![None; keys.len()] };
-        let mut found = Vec::with_capacity(hits.len());
-        for ((hit, document), vector) in hits.iter().zip(documents).zip(vectors) {
-            let Some(document) = document else { continue };
-            let explain = vector.map(|vector| HitExplanation {
-                query_cosine: dot(&vector, &query_vector),
-                expansion_cosines: expansion_vectors.iter().map(|e| dot(&vector, e)).collect(),
-                rank_without_expansion: raw_keys.iter().position(|key| *key == hit.key).map(|at| at + 1),
-            });
-            found.push(SearchHit {
-                rank: found.len() + 1,
-                id: document.id,
-                score: hit.score,
-                title: document.title,
-                text: document.text,
-                metadata: document.metadata,
-                explain,
-            });
-        }
-        Ok(found)
-    })
-    .await
-}
-
-/// Runs index work on a blocking thread.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, expandr_index::Error> + Send + 'static,
-) -> Result<T, Problem> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => Ok(result?),
-        Err(error) => {
-            tracing::error!(%error, "index work ended early");
-            Err(Problem::new(Code::Internal, "the index failed; see the log under this request's id"))
-        }
-    }
 }

@@ -27,7 +27,7 @@ use crate::{
         router,
     },
     metrics::Metrics,
-    search::{SearchService, SearchSettings, request::SearchLimits},
+    search::{SearchService, SearchSettings, check::SearchLimits},
 };
 
 const MIB: u64 = 1024 * 1024;

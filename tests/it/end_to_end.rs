@@ -130,7 +130,15 @@ async fn other_routes(server: &Server) {
     let (_, info) = server.get("/info").await;
     assert_eq!(info["documents"], DOCUMENTS.len());
     assert_eq!(info["bundle"]["expander"]["engine"], "mistralrs");
-    assert_eq!(info["bundle"]["expander"]["honours_seed"], false);
+    assert_eq!(info["bundle"]["expander"]["honours_seed"], true);
+    // The same seed gives the same sample: the shorter passage is the beginning of the longer one.
+    let sampled = |max_tokens: usize| {
+        let expansion = json!({"temperature": 1, "seed": 7, "max_tokens": max_tokens, "timeout_ms": 25000});
+        server.post("/expand", json!({"query": "what is yeast", "expansion": expansion}))
+    };
+    let (short, long) = (sampled(10).await.1, sampled(14).await.1);
+    let (short, long) = (short["texts"][0].as_str().unwrap(), long["texts"][0].as_str().unwrap());
+    assert!(long.starts_with(short), "`{long}` does not start with `{short}`");
     for path in ["/livez", "/readyz", "/health"] {
         assert_eq!(server.get(path).await.0, 200, "{path}");
     }

@@ -8,7 +8,7 @@ use expandr::{
     documents::{DocumentLimits, Spool},
     http::{AppState, HttpLimits, auth::Keys, router},
     metrics::Metrics,
-    search::{SearchService, SearchSettings, request::SearchLimits},
+    search::{SearchService, SearchSettings, check::SearchLimits},
 };
 use expandr_index::{Index, IndexConfig};
 use expandr_models::{

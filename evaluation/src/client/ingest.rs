@@ -35,6 +35,8 @@ pub struct RefusedDocument {
 pub struct IngestReport {
     /// Documents that were sent and answered.
     pub sent: usize,
+    /// Documents with neither title nor text. They are not sent: there is nothing in them to find.
+    pub blank: usize,
     /// New ones.
     pub created: usize,
     /// Those that replaced one of the same id.
@@ -65,6 +67,7 @@ pub async fn ingest(
     while let Some(part) = requests.next().await {
         let part = part?;
         report.sent += part.sent;
+        report.blank += part.blank;
         report.created += part.created;
         report.updated += part.updated;
         report.refused += part.refused;
@@ -93,7 +96,13 @@ impl<I: Iterator<Item = Result<Document>>> Iterator for Chunks<I> {
     }
 }
 
-async fn send(endpoint: &Endpoint, documents: Vec<Document>) -> Result<IngestReport> {
+async fn send(endpoint: &Endpoint, mut documents: Vec<Document>) -> Result<IngestReport> {
+    let all = documents.len();
+    documents.retain(|document| !document.is_blank());
+    let blank = all - documents.len();
+    if documents.is_empty() {
+        return Ok(IngestReport { blank, ..IngestReport::default() });
+    }
     let mut body = Vec::new();
     for document in &documents {
         serde_json::to_writer(&mut body, document).map_err(std::io::Error::from)?;
@@ -120,6 +129,7 @@ async fn send(endpoint: &Endpoint, documents: Vec<Document>) -> Result<IngestRep
     };
     Ok(IngestReport {
         sent: documents.len(),
+        blank,
         created: number("created"),
         updated: number("updated"),
         refused: number("failed"),

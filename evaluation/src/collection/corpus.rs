@@ -25,13 +25,20 @@ pub struct Document {
     pub metadata: Map<String, Value>,
 }
 
+impl Document {
+    /// Whether it has neither title nor text.
+    pub fn is_blank(&self) -> bool {
+        self.title.trim().is_empty() && self.text.trim().is_empty()
+    }
+}
+
 /// What reading a whole corpus shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CorpusSummary {
     /// Lines that hold a document.
     pub documents: usize,
     /// Documents with neither title nor text.
-    pub empty: usize,
+    pub blank: usize,
     /// Judged relevant, and not in the corpus: no system can find them. Sorted.
     pub judged_but_absent: Vec<String>,
 }
@@ -184,9 +191,7 @@ pub(super) fn summarize(documents: Documents, qrels: &Qrels) -> Result<CorpusSum
     for document in documents {
         let document = document?;
         summary.documents += 1;
-        if document.title.trim().is_empty() && document.text.trim().is_empty() {
-            summary.empty += 1;
-        }
+        summary.blank += usize::from(document.is_blank());
         absent.remove(document.id.as_str());
     }
     summary.judged_but_absent = absent.into_iter().map(str::to_owned).collect();

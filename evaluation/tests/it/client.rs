@@ -211,16 +211,20 @@ async fn a_corpus_is_loaded_and_refusals_are_named() {
     let setup = Setup::new(Double { overloaded_requests: 2, ..Double::default() }).await;
     let corpus = setup.collection.corpus_path();
     let mut content = fs_err::read_to_string(corpus).unwrap();
-    content.push_str("{\"_id\":\"new\",\"text\":\"fresh\"}\n{\"_id\":\"void\",\"text\":\"\"}\n");
+    content.push_str(concat!(
+        "{\"_id\":\"new\",\"text\":\"fresh\"}\n{\"_id\":\"void\",\"text\":\"!\"}\n",
+        "{\"_id\":\"blank\",\"title\":null,\"text\":\" \"}\n"
+    ));
     fs_err::write(corpus, content).unwrap();
     let options = IngestOptions { documents_per_request: 10, concurrency: 2 };
     let mut steps = 0;
     let documents = setup.collection.documents().unwrap();
     let report = ingest(&setup.endpoint, documents, options, |_| steps += 1).await.unwrap();
     assert_eq!((report.sent, report.created, report.updated, report.refused, steps), (32, 1, 30, 1, 4));
+    assert_eq!(report.blank, 1);
     assert_eq!(
         (report.first_refused[0].id.as_str(), report.first_refused[0].detail.as_str()),
-        ("void", "/text is empty")
+        ("void", "/text holds no word")
     );
 
     fs_err::write(corpus, "{\"_id\":\"a\",\"text\":\"x\"}\n{\"_id\":\"a\",\"text\":\"y\"}\n").unwrap();

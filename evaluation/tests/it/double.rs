@@ -109,8 +109,8 @@ async fn bulk(State(double): State<Arc<Double>>, headers: HeaderMap, body: Strin
     for (index, line) in body.lines().enumerate() {
         let document: Value = serde_json::from_str(line).unwrap();
         let text = format!("{} {}", document["title"].as_str().unwrap(), document["text"].as_str().unwrap());
-        if text.trim().is_empty() {
-            errors.push(json!({"line": index + 1, "pointer": "/text", "detail": "is empty"}));
+        if words(&text).is_empty() {
+            errors.push(json!({"line": index + 1, "pointer": "/text", "detail": "holds no word"}));
             continue;
         }
         match double.documents.lock().unwrap().insert(document["id"].as_str().unwrap().to_owned(), text) {

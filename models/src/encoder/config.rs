@@ -173,7 +173,7 @@ impl RawConfig {
                 Family::Roberta => self.layer_norm_eps.unwrap_or(1e-5),
             },
         };
-        if config.hidden_size % config.heads != 0 {
+        if !config.hidden_size.is_multiple_of(config.heads) {
             let detail =
                 format!("{} heads don't divide a hidden size of {}", config.heads, config.hidden_size);
             return Err(checkpoint_error(path, detail + "; give the values that the weights have"));

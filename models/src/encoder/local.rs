@@ -41,8 +41,9 @@ use crate::{Error, Result, device::DeviceChoice};
 /// Texts that are tokenised together and then passed on. Longer pieces are sorted better, shorter ones start sooner.
 const TOKENIZED_TOGETHER: usize = 128;
 
-/// Tokens of a micro-batch on a CPU: enough for full speed, few enough that an interactive text seldom waits long.
-const CPU_BATCH_TOKENS: usize = 1024;
+/// A micro-batch on a CPU has room for one of the longest texts a thread, so that no thread idles and an interactive
+/// text waits for about one long text's time; and for this many tokens at least.
+const LEAST_CPU_BATCH_TOKENS: usize = 512;
 
 /// Tokens of a micro-batch, padding included, on an accelerator.
 const ACCELERATOR_BATCH_TOKENS: usize = 16_384;
@@ -52,7 +53,7 @@ const ACCELERATOR_BATCH_TOKENS: usize = 16_384;
 pub struct EncoderOptions {
     /// Where it runs.
     pub device: DeviceChoice,
-    /// Tokens of a micro-batch; none chooses by device. An interactive text waits for one micro-batch at most.
+    /// Tokens of a micro-batch; none chooses by device and threads. An interactive text waits for one micro-batch at most.
     pub max_batch_tokens: Option<usize>,
     /// Texts that may wait or be encoded at a time; more are refused.
     pub queue_capacity: usize,
@@ -87,7 +88,7 @@ pub fn load(folder: &Path, options: &EncoderOptions) -> Result<Arc<dyn Encoder>>
     let settings = &checkpoint.settings;
     let (model, budget): (Box<dyn TextModel>, _) = if device.is_cpu() {
         let model = PackedBert::new(weights, config.clone(), settings.pooling, threads)?;
-        (Box::new(model), CPU_BATCH_TOKENS)
+        (Box::new(model), LEAST_CPU_BATCH_TOKENS.max(threads * settings.max_length))
     } else {
         let model = PaddedBert::new(weights, config, settings.pooling, device.clone())?;
         (Box::new(model), ACCELERATOR_BATCH_TOKENS)

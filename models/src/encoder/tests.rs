@@ -131,7 +131,8 @@ fn broken_checkpoints_are_refused_with_the_file_and_the_remedy() {
     let replace = |name: &'static str, from: &'static str, to: &'static str| {
         move |folder: &Path| edit(folder.join(name), from, to)
     };
-    let cases: Vec<(Box<dyn FnOnce(&Path)>, [&str; 2])> = vec![
+    type Breaking = Box<dyn FnOnce(&Path)>;
+    let cases: Vec<(Breaking, [&str; 2])> = vec![
         (Box::new(remove("config.json")), ["config.json", "missing"]),
         (Box::new(remove("tokenizer.json")), ["tokenizer.json", "AutoTokenizer"]),
         (Box::new(remove("model.safetensors")), ["model.safetensors", "safetensors format"]),

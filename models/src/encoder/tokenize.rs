@@ -103,7 +103,7 @@ impl TextTokenizer {
             let beginning = self.beginning(text, window);
             let mut encoding = self.tokenizer.encode_fast(beginning, false)?;
             if beginning.len() < text.len() && encoding.len() < enough {
-                window *= 2;
+                window *= 4;
                 continue;
             }
             if encoding.len() > room {

@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::{Args, Parser};
 use tokio::sync::oneshot;
 
-use super::{client::Endpoint, ingest, models};
+use super::{client::Server, ingest, models};
 use crate::server::{ServeOptions, serve, stop_on_signals};
 
 /// Questions that the corpus answers.
@@ -93,8 +93,9 @@ async fn fill(address: SocketAddr, documents: usize, passages: usize) -> anyhow:
         return Ok(());
     }
     eprintln!("indexing {} passages", corpus.len());
-    let endpoint = Endpoint { endpoint: format!("http://{address}"), key: None };
-    ingest::send(&endpoint, corpus).await
+    let server = Server { endpoint: format!("http://{address}"), key: None };
+    let count = corpus.len() as u64;
+    ingest::send(&server, Box::new(corpus.into_iter().map(Ok)), count).await
 }
 
 fn print_invitation(address: SocketAddr) {

@@ -5,7 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::json;
+use expandr_evaluation::Document;
+use serde_json::{Map, json};
 use syn::{Attribute, Expr, ImplItem, Item, Lit, Meta, TraitItem, Visibility};
 
 use super::crates::{self, CrateSource};
@@ -17,23 +18,23 @@ const MAX_CHARS: usize = 1000;
 /// So that one large crate doesn't fill the corpus alone.
 const MAX_PER_CRATE: usize = 300;
 
-/// Up to `passages` documents (NDJSON lines) from the crates of this build.
-pub(super) fn corpus(passages: usize) -> anyhow::Result<Vec<String>> {
-    let mut lines = Vec::new();
+/// Up to `passages` documents from the crates of this build.
+pub(super) fn corpus(passages: usize) -> anyhow::Result<Vec<Document>> {
+    let mut documents = Vec::new();
     for source in crates::sources()? {
-        if lines.len() >= passages {
+        if documents.len() >= passages {
             break;
         }
         let mut found = passages_of(&source);
-        found.truncate(MAX_PER_CRATE.min(passages - lines.len()));
-        lines.extend(found);
+        found.truncate(MAX_PER_CRATE.min(passages - documents.len()));
+        documents.extend(found);
     }
-    Ok(lines)
+    Ok(documents)
 }
 
 /// The passages of one crate, in the order of its files; files that don't parse are left out.
-fn passages_of(source: &CrateSource) -> Vec<String> {
-    let mut collector = Collector { source, seen: HashMap::new(), lines: Vec::new() };
+fn passages_of(source: &CrateSource) -> Vec<Document> {
+    let mut collector = Collector { source, seen: HashMap::new(), documents: Vec::new() };
     let root = source.folder.join("src");
     for file in rust_files(&root) {
         let Ok(text) = fs_err::read_to_string(&file) else { continue };
@@ -44,7 +45,7 @@ fn passages_of(source: &CrateSource) -> Vec<String> {
         collector.add("mod", &path, &parsed.attrs);
         collector.items(&path, &parsed.items);
     }
-    collector.lines
+    collector.documents
 }
 
 /// Every .rs file below `root`, nearest first.
@@ -90,7 +91,7 @@ struct Collector<'a> {
     source: &'a CrateSource,
     /// How often a path has been used: items behind `cfg` and methods of several impls repeat.
     seen: HashMap<String, usize>,
-    lines: Vec<String>,
+    documents: Vec<Document>,
 }
 
 impl Collector<'_> {
@@ -154,8 +155,11 @@ impl Collector<'_> {
         };
         let item = path.rsplit("::").next().unwrap_or(path);
         let link = format!("https://docs.rs/{name}/{version}/{}/?search={item}", name.replace('-', "_"));
-        let metadata = json!({"crate": name, "version": version, "item": path, "kind": kind, "link": link});
-        self.lines.push(json!({"id": id, "title": path, "text": text, "metadata": metadata}).to_string());
+        let fields =
+            [("crate", name.as_str()), ("version", version), ("item", path), ("kind", kind), ("link", &link)];
+        let metadata: Map<_, _> =
+            fields.into_iter().map(|(field, value)| (field.to_owned(), json!(value))).collect();
+        self.documents.push(Document { id, title: path.to_owned(), text, metadata });
     }
 }
 
@@ -219,7 +223,7 @@ mod tests {
     #[test]
     fn items_become_documents_with_their_place() {
         let source = source();
-        let mut collector = Collector { source: &source, seen: HashMap::new(), lines: Vec::new() };
+        let mut collector = Collector { source: &source, seen: HashMap::new(), documents: Vec::new() };
         let code = r#"
             /// Waits until all of the given tasks have ended, and gives their results in the order of the tasks.
             ///
@@ -236,13 +240,12 @@ mod tests {
             }
         "#;
         collector.items("my_crate::pool", &syn::parse_file(code).unwrap().items);
-        let documents: Vec<serde_json::Value> =
-            collector.lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let documents = collector.documents;
         assert_eq!(documents.len(), 2);
-        assert_eq!(documents[0]["id"], "my-crate-1.2.3/my_crate::pool::join_all");
-        assert!(!documents[0]["text"].as_str().unwrap().contains("never"));
-        assert_eq!(documents[1]["title"], "my_crate::pool::Pool::take");
-        assert_eq!(documents[1]["metadata"]["link"], "https://docs.rs/my-crate/1.2.3/my_crate/?search=take");
+        assert_eq!(documents[0].id, "my-crate-1.2.3/my_crate::pool::join_all");
+        assert!(!documents[0].text.contains("never"));
+        assert_eq!(documents[1].title, "my_crate::pool::Pool::take");
+        assert_eq!(documents[1].metadata["link"], "https://docs.rs/my-crate/1.2.3/my_crate/?search=take");
     }
 
     #[test]
@@ -254,14 +257,9 @@ mod tests {
 
     #[test]
     fn a_corpus_of_several_thousand_passages_is_there() {
-        let lines = corpus(2000).unwrap();
-        assert_eq!(lines.len(), 2000);
-        let mut ids: Vec<String> = lines
-            .iter()
-            .map(|line| {
-                serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_str().unwrap().to_owned()
-            })
-            .collect();
+        let documents = corpus(2000).unwrap();
+        assert_eq!(documents.len(), 2000);
+        let mut ids: Vec<String> = documents.into_iter().map(|document| document.id).collect();
         ids.sort();
         ids.dedup();
         assert_eq!(ids.len(), 2000, "ids are unique");

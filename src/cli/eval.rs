@@ -1,0 +1,108 @@
+//! `expandr eval`: runs a collection against a running server.
+
+use std::{path::PathBuf, str::FromStr};
+
+use anyhow::bail;
+use clap::Args;
+use expandr_evaluation::{
+    Collection,
+    client::{EvaluationOptions, evaluate},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::{client::Server, ingest};
+
+/// Flags of `expandr eval`.
+#[derive(Args, Debug)]
+pub(super) struct EvalArgs {
+    /// A BEIR folder: corpus.jsonl, queries.jsonl, qrels/<split>.tsv.
+    #[arg(long)]
+    collection: PathBuf,
+
+    /// Which judgments; default: test, or dev where a collection is scored on that.
+    #[arg(long)]
+    split: Option<String>,
+
+    /// Folder of the run: run.trec, metrics.json, expansions.jsonl, answers.jsonl. An interrupted run goes on there.
+    #[arg(long)]
+    run: PathBuf,
+
+    /// Load the corpus into the server first.
+    #[arg(long)]
+    ingest: bool,
+
+    /// How to expand: off, always, or the `expansion` object of a search as JSON; default: as the server is configured.
+    #[arg(long)]
+    expansion: Option<Expansion>,
+
+    /// Which way the index searches: auto, exact or hnsw.
+    #[arg(long, default_value = "auto")]
+    search_mode: String,
+
+    /// Searches a request; all of a request share its deadline.
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
+
+    /// Requests under way at a time.
+    #[arg(long, default_value_t = 4)]
+    concurrency: usize,
+
+    #[command(flatten)]
+    server: Server,
+}
+
+/// The `expansion` member of every search.
+#[derive(Clone, Debug)]
+struct Expansion(Value);
+
+impl FromStr for Expansion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self(json!(false))),
+            "always" => Ok(Self(json!({"mode": "always"}))),
+            object => match serde_json::from_str(object) {
+                Ok(value @ Value::Object(_)) => Ok(Self(value)),
+                _ => Err("use off, always, or an object such as {\"max_tokens\": 64, \"timeout_ms\": 20000}"
+                    .to_owned()),
+            },
+        }
+    }
+}
+
+pub(super) async fn run(args: EvalArgs) -> anyhow::Result<()> {
+    let collection = Collection::open(&args.collection, args.split.as_deref())?;
+    if args.ingest {
+        let count = collection.check_corpus()?.documents as u64;
+        ingest::send(&args.server, Box::new(collection.documents()?), count).await?;
+    }
+    let mut options = EvaluationOptions::new(&args.run);
+    options.expansion = args.expansion.map(|expansion| expansion.0);
+    options.search.insert("search_mode".to_owned(), json!(args.search_mode));
+    options.batch = args.batch;
+    options.concurrency = args.concurrency;
+    let bar = ProgressBar::new(collection.queries.len() as u64);
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:40} {human_pos}/{human_len} queries, {eta} left {msg}",
+    )?);
+    let endpoint = args.server.endpoint()?;
+    let report = evaluate(&endpoint, &collection, &options, |progress| {
+        bar.set_position(progress.answered as u64);
+        if progress.degraded > 0 {
+            bar.set_message(format!("({} degraded)", progress.degraded));
+        }
+    })
+    .await?;
+    bar.finish_and_clear();
+    println!("{}", report.summary());
+    if report.is_degraded() {
+        bail!(
+            "{} of {} answers are without the expansion that was asked for",
+            report.degraded,
+            report.queries
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! What the pipeline asks of the index: nearest vectors, documents, explanations. Index calls block, so they run on the
+//! runtime's blocking pool.
+
+use std::{sync::Arc, time::Instant};
+
+use expandr_index::{Filter, Hit, How};
+
+use super::{
+    answer::{HitExplanation, SearchHit},
+    average::dot,
+    check::CheckedSearch,
+    timings::milliseconds,
+};
+use crate::{
+    bundle::Bundle,
+    http::problem::{Code, Problem},
+};
+
+/// What the index found, and which way it searched.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) hits: Vec<Hit>,
+    pub(super) how: How,
+}
+
+/// Searches on a blocking thread; the milliseconds are those of the search itself.
+pub(super) async fn search_index(
+    bundle: &Arc<Bundle>,
+    vector: Vec<f32>,
+    top_k: usize,
+    request: &CheckedSearch,
+) -> Result<(Found, f64), Problem> {
+    let index = bundle.index.clone();
+    let filter: Option<Filter> = request.filter.clone();
+    let mode = request.search_mode;
+    let ef = request.ef;
+    blocking(move || {
+        let start = Instant::now();
+        let search =
+            expandr_index::SearchRequest { vector: &vector, top_k, filter: filter.as_ref(), mode, ef };
+        let outcome = index.search(&search)?;
+        Ok((Found { hits: outcome.hits, how: outcome.how }, milliseconds(start.elapsed())))
+    })
+    .await
+}
+
+/// What explanations compare with: the query's vector, and the keys of the raw hits, best first.
+pub(super) struct RawSide {
+    pub(super) query_vector: Vec<f32>,
+    pub(super) keys: Vec<u64>,
+}
+
+/// Reads the documents of `hits` and explains them where asked for. A document deleted meanwhile is left out.
+pub(super) async fn fetch(
+    bundle: &Arc<Bundle>,
+    request: &CheckedSearch,
+    hits: Vec<Hit>,
+    raw: RawSide,
+    expansion_vectors: Vec<Vec<f32>>,
+) -> Result<Vec<SearchHit>, Problem> {
+    let index = bundle.index.clone();
+    let explain = request.explain;
+    blocking(move || {
+        let keys: Vec<u64> = hits.iter().map(|hit| hit.key).collect();
+        let documents = index.documents(&keys)?;
+        let vectors = if explain { index.vectors(&keys) } else { vec![None; keys.len()] };
+        let mut found = Vec::with_capacity(hits.len());
+        for ((hit, document), vector) in hits.iter().zip(documents).zip(vectors) {
+            let Some(document) = document else { continue };
+            let explain = vector.map(|vector| HitExplanation {
+                query_cosine: dot(&vector, &raw.query_vector),
+                expansion_cosines: expansion_vectors.iter().map(|e| dot(&vector, e)).collect(),
+                rank_without_expansion: raw.keys.iter().position(|key| *key == hit.key).map(|at| at + 1),
+            });
+            found.push(SearchHit {
+                rank: found.len() + 1,
+                id: document.id,
+                score: hit.score,
+                title: document.title,
+                text: document.text,
+                metadata: document.metadata,
+                explain,
+            });
+        }
+        Ok(found)
+    })
+    .await
+}
+
+/// Runs index work on a blocking thread.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, expandr_index::Error> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(error) => {
+            tracing::error!(%error, "index work ended early");
+            Err(Problem::new(Code::Internal, "the index failed; see the log under this request's id"))
+        }
+    }
+}
