@@ -187,7 +187,7 @@ async fn huge_and_strange_texts_are_encoded_in_reasonable_time() {
         let vectors = encoder.encode(TextKind::Query, Priority::Interactive, vec![text]).await.unwrap();
         assert_eq!(vectors[0].len(), encoder.info().dimension, "{name}");
         eprintln!("1 MB of {name}: {:?}", start.elapsed());
-        assert!(start.elapsed() < Duration::from_secs(20), "1 MB of {name} took {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(60), "1 MB of {name} took {:?}", start.elapsed());
     }
 }
 
