@@ -16,7 +16,7 @@ const MIN_CHARS: usize = 80;
 /// About what an encoder of 256 tokens reads.
 const MAX_CHARS: usize = 1000;
 /// So that one large crate doesn't fill the corpus alone.
-const MAX_PER_CRATE: usize = 300;
+const MAX_PER_CRATE: usize = 150;
 
 /// Up to `passages` documents from the crates of this build.
 pub(super) fn corpus(passages: usize) -> anyhow::Result<Vec<Document>> {
