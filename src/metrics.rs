@@ -41,7 +41,7 @@ pub struct Metrics {
     pub index_documents: IntGauge,
     /// Bytes of the index, by `part`.
     pub index_bytes: IntGaugeVec,
-    /// Documents accepted with 202 that are not yet in the index.
+    /// Bodies accepted with 202 that are not yet in the index.
     pub ingest_queued: IntGauge,
 }
 
@@ -137,8 +137,8 @@ impl Metrics {
             index_documents: gauge("expandr_index_documents", "Documents in the index.")?,
             index_bytes: gauges("expandr_index_bytes", "Bytes of the index by part.", &["part"])?,
             ingest_queued: gauge(
-                "expandr_ingest_queued_bytes",
-                "Accepted bytes that are not yet in the index.",
+                "expandr_ingest_queued_bodies",
+                "Bodies accepted with 202 that are not yet in the index.",
             )?,
             registry,
         })

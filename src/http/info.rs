@@ -83,6 +83,8 @@ pub(super) async fn health(State(state): State<Arc<AppState>>) -> Response {
 }
 
 pub(super) async fn metrics(State(state): State<Arc<AppState>>) -> Result<Response, Problem> {
+    let queued = state.spool.progress().queued;
+    state.service.metrics().ingest_queued.set(i64::try_from(queued).unwrap_or(i64::MAX));
     let service = state.service.clone();
     let text = tokio::task::spawn_blocking(move || {
         service.refresh_gauges();

