@@ -113,6 +113,12 @@ pub(super) async fn bulk(
     let Query(parameters) = parameters
         .map_err(|error| Problem::field("", format!("{}; `wait` takes true or false", error.body_text())))?;
     require_content_type(request.headers(), &["application/x-ndjson", "application/jsonl"])?;
+    let _permit = state.bulk_permits.try_acquire().map_err(|_| {
+        Problem::overloaded(
+            "as many bulk requests as the server reads at once are under way; try again later",
+            2,
+        )
+    })?;
     let body: Body = request.into_body();
     if !parameters.wait {
         let id = state.spool.accept(body.into_data_stream()).await?;
@@ -124,12 +130,6 @@ pub(super) async fn bulk(
         };
         return Ok((StatusCode::ACCEPTED, Json(answer)).into_response());
     }
-    let _permit = state.bulk_permits.try_acquire().map_err(|_| {
-        Problem::overloaded(
-            "as many bulk requests as the server reads at once are under way; try again later",
-            2,
-        )
-    })?;
     let mut left = state.limits.bulk_body_bytes;
     let stream = body.into_data_stream().map_err(std::io::Error::other).and_then(move |chunk| {
         let within = (chunk.len() as u64) <= left;

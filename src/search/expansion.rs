@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{
     answer::{DegradedReason, ExpansionReport, ExpansionStatus},
     check::CheckedExpansion,
-    flight::{FlightKey, Flights, Landing},
+    flight::{Boarding, FlightKey, Flights, Landing},
 };
 use crate::{bundle::Bundle, metrics::Metrics};
 
@@ -106,7 +106,8 @@ async fn write_one(
             return Outcome::Unusable { reason: DegradedReason::LlmError, detail: Some(detail) };
         }
     };
-    if !cached {
+    // Those who join a generation share its tokens; they are counted once.
+    if boarding == Boarding::Started {
         metrics.count_tokens(written.output_tokens, written.first_token);
     }
     let text = clean(&written.text);
