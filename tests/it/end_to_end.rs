@@ -103,8 +103,10 @@ async fn bad_requests(server: &Server) {
     assert_eq!(malformed.status(), 400);
     assert_eq!(malformed.headers()["content-type"], "application/problem+json");
     assert_eq!(raw("{\"query\": \"q\"}", "text/plain").await.unwrap().status(), 415);
-    let huge =
-        server.client.post(format!("{}/search", server.url)).header("content-type", "application/json");
+    // The server answers before it has read the body and then closes the connection: a client of its own.
+    let huge = reqwest::Client::new()
+        .post(format!("{}/search", server.url))
+        .header("content-type", "application/json");
     assert_eq!(huge.body(vec![b' '; 9 * 1024 * 1024]).send().await.unwrap().status(), 413);
     assert_eq!(server.get("/nowhere").await.0, 404);
     assert_eq!(server.get("/search").await.0, 405);
