@@ -27,6 +27,7 @@ use serde_json::{Map, Value};
 use crate::config::IndexConfig;
 use crate::document::Document;
 use crate::error::{Error, Result, shorten};
+use crate::lexical::Terms;
 
 const IDS: TableDefinition<'_, &str, u64> = TableDefinition::new("ids");
 const ENTRIES: TableDefinition<'_, u64, (&str, &str)> = TableDefinition::new("entries");
@@ -45,11 +46,13 @@ pub(crate) struct Prepared {
     pub(crate) text: String,
     pub(crate) metadata: String,
     pub(crate) vector: Vec<f32>,
+    /// For the lexical index, where there is one.
+    pub(crate) terms: Option<Terms>,
 }
 
 /// One effect of a transaction, to be repeated in memory once it is durable.
 pub(crate) enum Change {
-    Put { key: u64, metadata: Map<String, Value>, vector: Vec<f32> },
+    Put { key: u64, metadata: Map<String, Value>, vector: Vec<f32>, terms: Option<Terms> },
     Remove { key: u64, metadata: Map<String, Value> },
 }
 
@@ -230,7 +233,7 @@ impl Tables<'_> {
         self.vectors.insert(key, &*bytes).map_err(Error::store)?;
         // Parsed from what was stored, so that the same postings come out when it is removed or reopened.
         let metadata = parse_metadata(&document.metadata, key)?;
-        self.changes.push(Change::Put { key, metadata, vector: document.vector });
+        self.changes.push(Change::Put { key, metadata, vector: document.vector, terms: document.terms });
         Ok(created)
     }
 

@@ -8,7 +8,7 @@ use expandr::{
     documents::{DocumentLimits, Spool},
     http::{AppState, HttpLimits, auth::Keys, router},
     metrics::Metrics,
-    search::{SearchService, SearchSettings, check::SearchLimits},
+    search::{SearchService, SearchSettings, check::SearchLimits, request::Ranking},
 };
 use expandr_index::{Index, IndexConfig};
 use expandr_models::{
@@ -34,6 +34,7 @@ struct Setup {
     encoder_delay: Duration,
     permits: usize,
     keys: Keys,
+    lexical: bool,
 }
 
 impl Default for Setup {
@@ -43,6 +44,7 @@ impl Default for Setup {
             encoder_delay: Duration::ZERO,
             permits: 64,
             keys: Keys::new(&[], &[], &[], true).unwrap(),
+            lexical: true,
         }
     }
 }
@@ -52,7 +54,10 @@ impl Double {
         let folder = tempfile::tempdir().unwrap();
         let encoder = Arc::new(HashEncoder::new(64).with_delay(setup.encoder_delay));
         let expander = Arc::new(ScriptedExpander::new(setup.script));
-        let config = IndexConfig::new(&encoder.info().id, encoder.info().dimension);
+        let config = IndexConfig {
+            lexical: setup.lexical,
+            ..IndexConfig::new(&encoder.info().id, encoder.info().dimension)
+        };
         let index = Arc::new(Index::open(folder.path(), config).unwrap());
         let bundle = Bundle::new(encoder.clone(), Some(expander.clone()), index, PromptTemplate::q2d());
         let settings = SearchSettings {
@@ -64,6 +69,8 @@ impl Double {
                 timeout_ms: 20_000,
                 expansion_timeout_ms: 10_000,
                 expand_by_default: true,
+                default_ranking: Ranking::Dense,
+                lexical: setup.lexical,
             },
             min_partial_words: 5,
             reserve: Duration::from_millis(50),
