@@ -109,6 +109,17 @@ pub struct HitExplanation {
     pub rank_without_expansion: Option<usize>,
 }
 
+/// What a hit says of its document (`include_text: true`).
+#[derive(Clone, Debug, Serialize)]
+pub struct HitDocument {
+    /// The document's title.
+    pub title: String,
+    /// The document's text.
+    pub text: String,
+    /// The document's metadata.
+    pub metadata: Map<String, Value>,
+}
+
 /// One found document.
 #[derive(Clone, Debug, Serialize)]
 pub struct SearchHit {
@@ -118,12 +129,9 @@ pub struct SearchHit {
     pub id: String,
     /// Inner product of the document's vector with the averaged vector.
     pub score: f32,
-    /// The document's title.
-    pub title: String,
-    /// The document's text.
-    pub text: String,
-    /// The document's metadata.
-    pub metadata: Map<String, Value>,
+    /// The document's title, text and metadata; none when the search left them out.
+    #[serde(flatten)]
+    pub document: Option<HitDocument>,
     /// How the hit was found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explain: Option<HitExplanation>,

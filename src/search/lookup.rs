@@ -3,10 +3,10 @@
 
 use std::{sync::Arc, time::Instant};
 
-use expandr_index::{Filter, Hit, How};
+use expandr_index::{Document, Filter, Hit, How, Index};
 
 use super::{
-    answer::{HitExplanation, SearchHit},
+    answer::{HitDocument, HitExplanation, SearchHit},
     average::dot,
     check::CheckedSearch,
     timings::milliseconds,
@@ -50,7 +50,7 @@ pub(super) struct RawSide {
     pub(super) keys: Vec<u64>,
 }
 
-/// Reads the documents of `hits` and explains them where asked for. A document deleted meanwhile is left out.
+/// Reads the documents of `hits`, or their ids alone, and explains them where asked for. A document deleted meanwhile is left out.
 pub(super) async fn fetch(
     bundle: &Arc<Bundle>,
     request: &CheckedSearch,
@@ -60,31 +60,40 @@ pub(super) async fn fetch(
 ) -> Result<Vec<SearchHit>, Problem> {
     let index = bundle.index.clone();
     let explain = request.explain;
+    let include_text = request.include_text;
     blocking(move || {
         let keys: Vec<u64> = hits.iter().map(|hit| hit.key).collect();
-        let documents = index.documents(&keys)?;
+        let documents =
+            if include_text { whole_documents(&index, &keys)? } else { ids_alone(&index, &keys)? };
         let vectors = if explain { index.vectors(&keys) } else { vec![None; keys.len()] };
         let mut found = Vec::with_capacity(hits.len());
         for ((hit, document), vector) in hits.iter().zip(documents).zip(vectors) {
-            let Some(document) = document else { continue };
+            let Some((id, document)) = document else { continue };
             let explain = vector.map(|vector| HitExplanation {
                 query_cosine: dot(&vector, &raw.query_vector),
                 expansion_cosines: expansion_vectors.iter().map(|e| dot(&vector, e)).collect(),
                 rank_without_expansion: raw.keys.iter().position(|key| *key == hit.key).map(|at| at + 1),
             });
-            found.push(SearchHit {
-                rank: found.len() + 1,
-                id: document.id,
-                score: hit.score,
-                title: document.title,
-                text: document.text,
-                metadata: document.metadata,
-                explain,
-            });
+            found.push(SearchHit { rank: found.len() + 1, id, score: hit.score, document, explain });
         }
         Ok(found)
     })
     .await
+}
+
+/// By key: a document's id and what a hit says of it; none for one that is gone.
+type Fetched = Vec<Option<(String, Option<HitDocument>)>>;
+
+fn whole_documents(index: &Index, keys: &[u64]) -> Result<Fetched, expandr_index::Error> {
+    let whole = |document: Document| {
+        let Document { id, title, text, metadata } = document;
+        (id, Some(HitDocument { title, text, metadata }))
+    };
+    Ok(index.documents(keys)?.into_iter().map(|document| document.map(whole)).collect())
+}
+
+fn ids_alone(index: &Index, keys: &[u64]) -> Result<Fetched, expandr_index::Error> {
+    Ok(index.ids(keys)?.into_iter().map(|id| id.map(|id| (id, None))).collect())
 }
 
 /// Runs index work on a blocking thread.

@@ -29,6 +29,9 @@ pub struct SearchRequest {
     /// Whether to say per hit how it was found.
     #[serde(default)]
     pub explain: bool,
+    /// Whether hits carry title, text and metadata of their documents; default true.
+    #[serde(default = "yes")]
+    pub include_text: bool,
     /// Which way the index searches; default `auto`.
     #[serde(default)]
     pub search_mode: SearchMode,
@@ -36,6 +39,10 @@ pub struct SearchRequest {
     pub ef: Option<usize>,
     /// Deadline of the whole request in milliseconds; default and limit: as the server is configured.
     pub timeout_ms: Option<u64>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// `expansion`: true, false, or an object.
