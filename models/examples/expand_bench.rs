@@ -1,15 +1,18 @@
 //! How fast an expander writes and how much memory it keeps.
 //!
-//!     cargo run --release --example expand_bench -- <checkpoint> [--soak]
+//!     cargo run --release --example expand_bench -- <checkpoint> [batched|mistralrs] [--soak]
 //!
-//! Prints the time to the first token and tokens a second for 1, 8 and 32 requests at once, and with `--soak` the resident
-//! memory after 50 and after 500 short generations.
+//! Prints the time to the first token and tokens a second for 1, 8 and 32 requests at once, how fast prompts are read, and
+//! with `--soak` the resident memory after 50 and after 500 short generations.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fmt::Write, path::Path, sync::Arc, time::Duration};
 
+#[cfg(feature = "mistralrs")]
+use expandr_models::expander::mistral;
 use expandr_models::{
     Expander, Generation, GenerationRequest, Sampling,
-    expander::{PromptTemplate, mistral},
+    decoder::DecoderOptions,
+    expander::{PromptTemplate, batched},
 };
 use tokio::time::Instant;
 
@@ -18,16 +21,17 @@ const SOAK_TOKENS: usize = 8;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    let path =
-        arguments.next().ok_or_else(|| anyhow::anyhow!("usage: expand_bench <checkpoint> [--soak]"))?;
-    let soak = arguments.next().is_some_and(|argument| argument == "--soak");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let usage = "usage: expand_bench <checkpoint> [batched|mistralrs] [--soak]";
+    let path = arguments.first().ok_or_else(|| anyhow::anyhow!(usage))?;
+    let soak = arguments.iter().any(|argument| argument == "--soak");
+    let engine = arguments.get(1).filter(|argument| *argument != "--soak");
     let start = Instant::now();
-    let options = mistral::MistralOptions { queue_capacity: 1024, ..Default::default() };
-    let expander: Arc<dyn Expander> = mistral::load(Path::new(&path), options).await?;
+    let expander = load(Path::new(path), engine.map_or("batched", String::as_str)).await?;
     println!(
-        "{} on {}: loaded in {:.2?}, {} MB",
+        "{} by {} on {}: loaded in {:.2?}, {} MB",
         expander.info().id,
+        expander.info().engine,
         expander.info().device,
         start.elapsed(),
         resident_mb()
@@ -45,6 +49,14 @@ async fn main() -> anyhow::Result<()> {
         let (median, last) = (generations[at_once / 2].0, generations[at_once - 1].0);
         println!("| {at_once} | {median:.0?} | {last:.0?} | {:.1} | {elapsed:.1} |", tokens as f64 / elapsed);
     }
+    println!("| at once | prompt tokens/s, about | seconds |");
+    println!("|---|---|---|");
+    for at_once in [1, 8, 32] {
+        let start = Instant::now();
+        let words: usize = run_prompts(&expander, at_once).await?;
+        let elapsed = start.elapsed().as_secs_f64();
+        println!("| {at_once} | {:.0} | {elapsed:.2} |", words as f64 / elapsed);
+    }
     if soak {
         println!("resident memory: {} MB", resident_mb());
         for count in 1..=500 {
@@ -55,6 +67,41 @@ async fn main() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+async fn load(path: &Path, engine: &str) -> anyhow::Result<Arc<dyn Expander>> {
+    match engine {
+        "batched" => {
+            let options = DecoderOptions { queue_capacity: 1024, ..Default::default() };
+            Ok(batched::load(path, options).await?)
+        }
+        #[cfg(feature = "mistralrs")]
+        "mistralrs" => {
+            let options = mistral::MistralOptions { queue_capacity: 1024, ..Default::default() };
+            Ok(mistral::load(path, options).await?)
+        }
+        other => anyhow::bail!("`{other}` is no engine of this build; use batched or mistralrs"),
+    }
+}
+
+/// So many prompts of 200 common words, each of which is a token, and one token written for each.
+async fn run_prompts(expander: &Arc<dyn Expander>, at_once: usize) -> anyhow::Result<usize> {
+    const WORDS: usize = 200;
+    let generations = (0..at_once).map(|index| {
+        let expander = Arc::clone(expander);
+        async move {
+            let mut prompt = String::new();
+            for word in 0..WORDS {
+                let words = ["time", "water", "people", "house", "world", "music", "food"];
+                write!(prompt, " {}", words[(word * (index + 3) + word / 7) % words.len()])?;
+            }
+            let request = GenerationRequest { prompt, sampling: Sampling::greedy(1) };
+            expander.generate(request).await?.collect_until(None).await?;
+            anyhow::Ok(())
+        }
+    });
+    futures::future::try_join_all(generations).await?;
+    Ok(at_once * WORDS)
 }
 
 /// So many different prompts at once, greedy; with each generation the time from its request, the wait for a place

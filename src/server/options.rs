@@ -54,8 +54,13 @@ pub struct Models {
     #[arg(long, env = "EXPANDR_EXPANDER_ISQ")]
     pub expander_isq: Option<String>,
 
-    /// Passages written at once: on a GPU the batch of the language model, for a remote server the connections. A
-    /// language model on a CPU always writes one at a time.
+    /// What runs the language model in this process: batched (our own decoder: a CPU, Hugging Face folders of type llama or
+    /// qwen2), mistralrs (the rest; one passage at a time on a CPU), or auto, which takes batched wherever it can.
+    #[arg(long, env = "EXPANDR_EXPANDER_ENGINE", value_enum, default_value_t = ExpanderEngine::Auto)]
+    pub expander_engine: ExpanderEngine,
+
+    /// Passages written at once: the batch of the language model, or for a remote server the connections. (mistralrs on
+    /// a CPU always writes one at a time.)
     #[arg(long, env = "EXPANDR_EXPANDER_CONCURRENCY", default_value_t = 32)]
     pub expander_concurrency: usize,
 
@@ -66,6 +71,17 @@ pub struct Models {
     /// Texts that may wait for the encoder; further ones are refused as overloaded.
     #[arg(long, env = "EXPANDR_ENCODER_QUEUE", default_value_t = 2048)]
     pub encoder_queue: usize,
+}
+
+/// What runs the language model in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExpanderEngine {
+    /// `Batched` where it can run the checkpoint, else `Mistralrs`.
+    Auto,
+    /// Our own decoder.
+    Batched,
+    /// mistralrs.
+    Mistralrs,
 }
 
 /// How searches run.
