@@ -1,6 +1,6 @@
 //! How fast an expander writes and how much memory it keeps.
 //!
-//!     cargo run --release --example expand_bench -- <checkpoint> [batched|mistralrs] [--soak]
+//!     cargo run --release --example expand_bench -- <checkpoint> [batched|mistralrs] [--threads N] [--soak]
 //!
 //! Prints the time to the first token and tokens a second for 1, 8 and 32 requests at once, how fast prompts are read, and
 //! with `--soak` the resident memory after 50 and after 500 short generations.
@@ -22,12 +22,15 @@ const SOAK_TOKENS: usize = 8;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let usage = "usage: expand_bench <checkpoint> [batched|mistralrs] [--soak]";
+    let usage = "usage: expand_bench <checkpoint> [batched|mistralrs] [--threads N] [--soak]";
     let path = arguments.first().ok_or_else(|| anyhow::anyhow!(usage))?;
     let soak = arguments.iter().any(|argument| argument == "--soak");
-    let engine = arguments.get(1).filter(|argument| *argument != "--soak");
+    let engine = arguments.get(1).filter(|argument| !argument.starts_with("--"));
+    let threads = arguments.iter().position(|argument| argument == "--threads");
+    let threads =
+        threads.and_then(|index| arguments.get(index + 1)).map(|count| count.parse()).transpose()?;
     let start = Instant::now();
-    let expander = load(Path::new(path), engine.map_or("batched", String::as_str)).await?;
+    let expander = load(Path::new(path), engine.map_or("batched", String::as_str), threads).await?;
     println!(
         "{} by {} on {}: loaded in {:.2?}, {} MB",
         expander.info().id,
@@ -69,10 +72,11 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn load(path: &Path, engine: &str) -> anyhow::Result<Arc<dyn Expander>> {
+async fn load(path: &Path, engine: &str, threads: Option<usize>) -> anyhow::Result<Arc<dyn Expander>> {
     match engine {
         "batched" => {
-            let options = DecoderOptions { queue_capacity: 1024, ..Default::default() };
+            let mut options = DecoderOptions { queue_capacity: 1024, ..Default::default() };
+            options.threads = threads.unwrap_or(options.threads);
             Ok(batched::load(path, options).await?)
         }
         #[cfg(feature = "mistralrs")]

@@ -1,5 +1,5 @@
-//! The crate's only `unsafe` code: choosing the instruction set at run time, the innermost loop of products, and
-//! calling gemm.
+//! Choosing the instruction set at run time, the innermost loop of products, and calling gemm: with `team` the crate's
+//! only `unsafe` code.
 //!
 //! All are wrapped so that a caller can't misuse them: [`dispatch`] checks the processor before it enters code
 //! compiled for it, [`accumulate`] is told by a value that only such a check makes, and [`multiply`] checks every index

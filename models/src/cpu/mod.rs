@@ -1,18 +1,22 @@
 //! What the engines on a CPU are built from, encoder and decoder alike.
 //!
-//! - `dispatch`: the crate's only `unsafe` code: choosing the instruction set at run time, the innermost loop of products,
-//!   and calling gemm.
+//! - `dispatch`: choosing the instruction set at run time, the innermost loop of products, and calling gemm.
 //! - `math`: functions of numbers and rows that kernels are made of.
 //! - `panels`: products with weights that are arranged once and used for ever, the same for every number of rows.
+//! - `team`: threads for many short pieces of work.
+//!
+//! `dispatch` and `team` have the crate's only `unsafe` code.
 
 mod dispatch;
 mod math;
 mod panels;
+mod team;
 
 pub(crate) use self::{
     dispatch::{Instructions, Kernel, Matrix, WIDTH, accumulate, dispatch, multiply},
     math::{exp, maximum, sum, sum_of_squares},
     panels::{Panels, Store, Tiles, product},
+    team::Team,
 };
 
 /// Memory that is used again; what it holds at first is whatever was left there.

@@ -7,10 +7,8 @@
 //! Every output is one chain of additions from the first input to the last, whatever else is computed beside it. So
 //! a row's results are the same bits alone and in any company, on any number of threads.
 
-use rayon::prelude::*;
-
 use super::{
-    Buffer,
+    Buffer, Team,
     dispatch::{Instructions, Kernel, WIDTH, accumulate, dispatch},
 };
 
@@ -18,6 +16,9 @@ use super::{
 const BLOCK_NUMBERS: usize = 64 << 10;
 /// Pieces of a product for each thread, so that a thread that was held up is helped by the others.
 const PIECES_PER_THREAD: usize = 4;
+
+/// Fewer numbers than these are arranged before another thread is told.
+const SMALLEST_SHARED_FILL: usize = 1 << 13;
 
 /// A weight matrix, `outputs × inputs`, in panels; the last one is filled up with zeros.
 pub(crate) struct Panels {
@@ -28,11 +29,11 @@ pub(crate) struct Panels {
 
 impl Panels {
     /// Arranges `weight`, which has a row of `inputs` for each output.
-    pub(crate) fn new(weight: &[f32], inputs: usize) -> Self {
+    pub(crate) fn new(weight: &[f32], inputs: usize, team: &Team) -> Self {
         let outputs = weight.len() / inputs;
         let mut data = vec![0.0; outputs.div_ceil(WIDTH) * WIDTH * inputs];
-        let panels = data.par_chunks_exact_mut(WIDTH * inputs);
-        panels.zip(weight.par_chunks(WIDTH * inputs)).for_each(|(panel, rows)| {
+        let panels = data.chunks_exact_mut(WIDTH * inputs).zip(weight.chunks(WIDTH * inputs));
+        team.each(panels.collect(), |(panel, rows): (&mut [f32], &[f32])| {
             for (output, row) in rows.chunks_exact(inputs).enumerate() {
                 for (column, value) in panel.as_chunks_mut::<WIDTH>().0.iter_mut().zip(row) {
                     column[output] = *value;
@@ -65,7 +66,7 @@ impl Tiles {
         &mut self,
         rows: usize,
         inputs: usize,
-        threads: usize,
+        team: &Team,
         fill: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         (self.rows, self.inputs) = (rows, inputs);
@@ -85,10 +86,10 @@ impl Tiles {
                 }
             }
         };
-        if threads == 1 || rows * inputs < 1 << 14 {
+        if rows * inputs < SMALLEST_SHARED_FILL {
             tiles.into_iter().for_each(work);
         } else {
-            tiles.into_par_iter().for_each(work);
+            team.each(tiles, work);
         }
     }
 }
@@ -110,16 +111,15 @@ pub(crate) enum Store {
     Add,
 }
 
-/// `out = rows · weightᵀ`, or that added to it: `rows × outputs`, row after row, on `threads` threads of the
-/// current rayon pool.
+/// `out = rows · weightᵀ`, or that added to it: `rows × outputs`, row after row, by the team.
 ///
 /// # Panics
 /// When the shapes don't fit together: a mistake in this crate.
-pub(crate) fn product(out: &mut [f32], rows: &mut Tiles, weight: &Panels, store: Store, threads: usize) {
+pub(crate) fn product(out: &mut [f32], rows: &mut Tiles, weight: &Panels, store: Store, team: &Team) {
     assert_eq!(rows.inputs, weight.inputs, "inner dimensions differ");
     assert_eq!(out.len(), rows.rows * weight.outputs, "the output has another shape");
     let panels = weight.outputs.div_ceil(WIDTH);
-    let pieces = if threads == 1 { 1 } else { (threads * PIECES_PER_THREAD).min(panels) };
+    let pieces = if team.threads() == 1 { 1 } else { (team.threads() * PIECES_PER_THREAD).min(panels) };
     let panels_each = panels.div_ceil(pieces).max(1);
     let mut parts: Vec<Vec<&mut [f32]>> = (0..panels.div_ceil(panels_each)).map(|_| Vec::new()).collect();
     for row in out.chunks_exact_mut(weight.outputs) {
@@ -135,11 +135,7 @@ pub(crate) fn product(out: &mut [f32], rows: &mut Tiles, weight: &Panels, store:
         dispatch(Piece { out, panels, tiles, inputs, store, instructions });
     };
     let panels = weight.data.chunks(panels_each * WIDTH * inputs);
-    if threads == 1 {
-        parts.into_iter().zip(panels).for_each(work);
-    } else {
-        parts.into_iter().zip(panels).collect::<Vec<_>>().into_par_iter().with_max_len(1).for_each(work);
-    }
+    team.each(parts.into_iter().zip(panels).collect(), work);
 }
 
 /// Some panels' share of a product.

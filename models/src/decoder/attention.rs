@@ -3,13 +3,13 @@
 //! Scores and outputs are products with the cache's panels, and the heads that share keys and values go through them
 //! together. A row's result depends on its own sequence only, down to the last bit.
 
-use rayon::prelude::*;
-
 use super::cache::{BLOCK_TOKENS, Cache};
-use crate::cpu::{Instructions, Kernel, WIDTH, accumulate, dispatch, exp, maximum, sum};
+use crate::cpu::{Instructions, Kernel, Team, WIDTH, accumulate, dispatch, exp, maximum, sum};
 
-/// Less work than this (numbers of keys and values to read) is not worth waking threads for.
-const SMALLEST_SHARE: usize = 1 << 15;
+/// Less work than this (numbers of keys and values to read) is done before another thread is told.
+const SMALLEST_SHARED: usize = 1 << 15;
+/// Pieces for each thread; rows have histories of different lengths.
+const PIECES_PER_THREAD: usize = 6;
 
 /// A row's query belongs to this sequence and stands at this position.
 #[derive(Clone, Copy)]
@@ -35,11 +35,11 @@ pub(super) fn attend(
     places: &[Place<'_>],
     layer: usize,
     heads: Heads,
-    threads: usize,
+    team: &Team,
 ) {
     let group_width = heads.count / heads.kv_count * heads.width;
     let instructions = Instructions::detect();
-    let work = |scratch: &mut Scratch, (index, out): (usize, &mut [f32])| {
+    let work = |scratch: &mut Scratch, index: usize, out: &mut [f32]| {
         let (row, head) = (index / heads.kv_count, index % heads.kv_count);
         let query = &queries[row * stride + head * group_width..][..group_width];
         dispatch(Group {
@@ -54,13 +54,17 @@ pub(super) fn attend(
         });
     };
     let tokens: usize = places.iter().map(|place| place.position + 1).sum();
-    let pieces = context.chunks_exact_mut(group_width).enumerate();
-    if threads == 1 || tokens * heads.kv_count * heads.width * 2 < SMALLEST_SHARE * threads {
+    let groups = places.len() * heads.kv_count;
+    let is_small = tokens * heads.kv_count * heads.width * 2 < SMALLEST_SHARED;
+    let pieces = if is_small { 1 } else { (team.threads() * PIECES_PER_THREAD).min(groups) };
+    let each = groups.div_ceil(pieces.max(1)).max(1);
+    let pieces = context.chunks_mut(each * group_width).enumerate().collect();
+    team.each(pieces, |(piece, out): (usize, &mut [f32])| {
         let mut scratch = Scratch::default();
-        return pieces.for_each(|piece| work(&mut scratch, piece));
-    }
-    let pieces = context.par_chunks_exact_mut(group_width).enumerate();
-    pieces.for_each_init(Scratch::default, work);
+        for (index, out) in out.chunks_exact_mut(group_width).enumerate() {
+            work(&mut scratch, piece * each + index, out);
+        }
+    });
 }
 
 #[derive(Default)]

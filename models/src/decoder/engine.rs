@@ -15,7 +15,6 @@ use std::{
     },
 };
 
-use rayon::prelude::*;
 use tokio::sync::oneshot;
 
 use super::{
@@ -106,9 +105,8 @@ struct Running {
 
 /// What the thread owns.
 pub(super) struct Engine {
-    pub(super) model: Arc<Model>,
+    pub(super) model: Model,
     pub(super) text: Arc<Text>,
-    pub(super) pool: rayon::ThreadPool,
     pub(super) jobs: mpsc::Receiver<Job>,
     /// Samples at once.
     pub(super) places: usize,
@@ -258,12 +256,12 @@ impl Engine {
             return;
         }
         let vocabulary = self.model.config.vocabulary;
-        let (model, pool) = (&self.model, &self.pool);
-        let logits = pool.install(|| model.step(&mut parts, workspace));
+        let logits = self.model.step(&mut parts, workspace);
         let (of_running, of_read) = logits.split_at(running.len() * vocabulary);
-        let rows = of_running.par_chunks_exact(vocabulary);
-        let tokens: Vec<Option<usize>> = pool.install(|| {
-            running.par_iter_mut().zip(rows).map(|(running, logits)| running.draw.token(logits)).collect()
+        let mut tokens: Vec<Option<usize>> = vec![None; running.len()];
+        let draws = running.iter_mut().zip(of_running.chunks_exact(vocabulary)).zip(&mut tokens);
+        self.model.team.each(draws.collect(), |((running, logits), token)| {
+            *token = running.draw.token(logits);
         });
         let mut tokens = tokens.into_iter();
         let special = &state.special;

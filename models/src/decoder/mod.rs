@@ -43,6 +43,7 @@ use self::{
 };
 use crate::{
     Error, Result,
+    cpu::Team,
     expander::{GenerationStream, Sampling},
 };
 
@@ -101,13 +102,9 @@ impl Decoder {
     pub fn load(path: &Path, options: &DecoderOptions) -> Result<Self> {
         let config = DecoderConfig::read(path)?;
         let text = Arc::new(Text::read(path, &config)?);
-        let threads = options.threads.max(1);
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|index| format!("decoder-{index}"))
-            .build()
+        let team = Team::new(options.threads.max(1), "decoder")
             .map_err(|error| engine_error(format!("its threads don't start: {error}")))?;
-        let model = Arc::new(pool.install(|| Model::read(path, config, threads))?);
+        let model = Model::read(path, config, team)?;
         let context = options.context.min(model.config.context);
         let places = options.places.max(1);
         let blocks = (places + 1) * context.div_ceil(BLOCK_TOKENS);
@@ -117,7 +114,6 @@ impl Decoder {
         let engine = Engine {
             model,
             text: Arc::clone(&text),
-            pool,
             jobs: receiver,
             places,
             step_tokens: options.step_tokens.max(1),

@@ -11,14 +11,14 @@ use super::{
 };
 use crate::{
     Result,
-    cpu::{Buffer, Store, Tiles, product},
+    cpu::{Buffer, Store, Team, Tiles, product},
 };
 
 /// A decoder and its buffers.
 pub(super) struct Model {
     pub(super) config: DecoderConfig,
     weights: Weights,
-    threads: usize,
+    pub(super) team: Team,
 }
 
 /// The next tokens of one sequence.
@@ -47,9 +47,9 @@ pub(super) struct Workspace {
 type Rows = [(usize, usize)];
 
 impl Model {
-    pub(super) fn read(folder: &Path, config: DecoderConfig, threads: usize) -> Result<Self> {
-        let weights = Weights::read(folder, &config)?;
-        Ok(Self { config, weights, threads })
+    pub(super) fn read(folder: &Path, config: DecoderConfig, team: Team) -> Result<Self> {
+        let weights = Weights::read(folder, &config, &team)?;
+        Ok(Self { config, weights, team })
     }
 
     pub(super) fn shape(&self) -> Shape {
@@ -57,7 +57,7 @@ impl Model {
     }
 
     /// Adds each part's tokens to its cache. Returns a row of `vocabulary` logits for each part that wants them, in
-    /// order. To be called within the model's thread pool.
+    /// order.
     pub(super) fn step<'w>(&self, parts: &mut [Part<'_>], workspace: &'w mut Workspace) -> &'w mut [f32] {
         let hidden = self.config.hidden;
         let mut rows = Vec::new();
@@ -119,8 +119,8 @@ impl Model {
             .collect();
         let context = context.get(rows.len() * queries);
         let heads = Heads { count: config.heads, kv_count: config.kv_heads, width: config.head_width };
-        attention::attend(context, projections, stride, &places, index, heads, self.threads);
-        tiles.fill(rows.len(), queries, self.threads, |row, out| {
+        attention::attend(context, projections, stride, &places, index, heads, &self.team);
+        tiles.fill(rows.len(), queries, &self.team, |row, out| {
             out.copy_from_slice(&context[row * queries..(row + 1) * queries]);
         });
         self.linear(states, tiles, &layer.output, Store::Add);
@@ -134,7 +134,7 @@ impl Model {
         self.norm_into(tiles, states, &layer.feed_forward_norm);
         let gate_up = gate_up.get(rows * 2 * wide);
         self.linear(gate_up, tiles, &layer.gate_up, Store::Replace);
-        tiles.fill(rows, wide, self.threads, |row, out| {
+        tiles.fill(rows, wide, &self.team, |row, out| {
             let (gate, up) = gate_up[row * 2 * wide..(row + 1) * 2 * wide].split_at(wide);
             kernels::gated(out, gate, up);
         });
@@ -158,19 +158,19 @@ impl Model {
         self.norm_into(&mut workspace.tiles, last, &self.weights.norm);
         let logits = workspace.logits.get(wanted * vocabulary);
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.words);
-        product(logits, &mut workspace.tiles, head, Store::Replace, self.threads);
+        product(logits, &mut workspace.tiles, head, Store::Replace, &self.team);
         logits
     }
 
     fn norm_into(&self, tiles: &mut Tiles, states: &[f32], weight: &[f32]) {
         let hidden = self.config.hidden;
-        tiles.fill(states.len() / hidden, hidden, self.threads, |row, out| {
+        tiles.fill(states.len() / hidden, hidden, &self.team, |row, out| {
             kernels::rms_norm(out, &states[row * hidden..][..hidden], weight, self.config.norm_epsilon);
         });
     }
 
     fn linear(&self, out: &mut [f32], rows: &mut Tiles, layer: &Linear, store: Store) {
-        product(out, rows, &layer.weight, store, self.threads);
+        product(out, rows, &layer.weight, store, &self.team);
         kernels::add_bias(out, &layer.bias);
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::config::DecoderConfig;
 use crate::{
     Result,
-    cpu::Panels,
+    cpu::{Panels, Team},
     folder::{Tensors, checkpoint_error},
 };
 
@@ -37,18 +37,19 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    pub(super) fn read(folder: &Path, config: &DecoderConfig) -> Result<Self> {
+    pub(super) fn read(folder: &Path, config: &DecoderConfig, team: &Team) -> Result<Self> {
         let tensors = Tensors::open(folder)?;
         let hidden = config.hidden;
         // Some files keep the model without its head, and then without the prefix.
         let prefix = if tensors.contains("model.embed_tokens.weight") { "model." } else { "" };
         let table = |name: &str| {
-            Ok::<_, crate::Error>(Panels::new(&tensors.read(name, &[config.vocabulary, hidden])?, hidden))
+            let weight = tensors.read(name, &[config.vocabulary, hidden])?;
+            Ok::<_, crate::Error>(Panels::new(&weight, hidden, team))
         };
         let words = table(&format!("{prefix}embed_tokens.weight"))?;
         let head = if config.tied { None } else { Some(table("lm_head.weight")?) };
         let layers = (0..config.layers)
-            .map(|layer| Layer::read(&tensors, config, &format!("{prefix}layers.{layer}.")))
+            .map(|layer| Layer::read(&tensors, config, team, &format!("{prefix}layers.{layer}.")))
             .collect::<Result<_>>()?;
         let norm = tensors.read(&format!("{prefix}norm.weight"), &[hidden])?;
         let unknown = format!("{prefix}layers.{}.", config.layers);
@@ -62,12 +63,13 @@ impl Weights {
 }
 
 impl Layer {
-    fn read(tensors: &Tensors, config: &DecoderConfig, prefix: &str) -> Result<Self> {
+    fn read(tensors: &Tensors, config: &DecoderConfig, team: &Team, prefix: &str) -> Result<Self> {
         let (hidden, wide) = (config.hidden, config.intermediate);
         let queries = config.heads * config.head_width;
         let keys = config.kv_heads * config.head_width;
         let norm = |name: &str| tensors.read(&format!("{prefix}{name}.weight"), &[hidden]);
-        let linear = |parts: &[(&str, usize)], inputs: usize| Linear::read(tensors, prefix, parts, inputs);
+        let linear =
+            |parts: &[(&str, usize)], inputs: usize| Linear::read(tensors, team, prefix, parts, inputs);
         Ok(Self {
             attention_norm: norm("input_layernorm")?,
             projections: linear(
@@ -84,7 +86,13 @@ impl Layer {
 
 impl Linear {
     /// The matrices of `parts` (name, outputs) one below the other.
-    fn read(tensors: &Tensors, prefix: &str, parts: &[(&str, usize)], inputs: usize) -> Result<Self> {
+    fn read(
+        tensors: &Tensors,
+        team: &Team,
+        prefix: &str,
+        parts: &[(&str, usize)],
+        inputs: usize,
+    ) -> Result<Self> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         let has_bias = parts.iter().any(|(name, _)| tensors.contains(&format!("{prefix}{name}.bias")));
         for (name, outputs) in parts {
@@ -93,6 +101,6 @@ impl Linear {
                 bias.extend(tensors.read(&format!("{prefix}{name}.bias"), &[*outputs])?);
             }
         }
-        Ok(Self { weight: Panels::new(&weight, inputs), bias })
+        Ok(Self { weight: Panels::new(&weight, inputs, team), bias })
     }
 }
