@@ -274,18 +274,11 @@ pub(super) fn is_degraded(answer: &Answer, wanted: Option<bool>) -> bool {
 
 /// What must be equal for two parts of a run to belong together.
 fn settings(collection: &Collection, options: &EvaluationOptions, template: &Map<String, Value>) -> Value {
-    let mut hasher = crc32fast::Hasher::new();
-    for query in &collection.queries {
-        hasher.update(query.id.as_bytes());
-        hasher.update(b"\t");
-        hasher.update(query.text.as_bytes());
-        hasher.update(b"\n");
-    }
     json!({
         "collection": collection.name,
         "split": collection.split,
         "queries": collection.queries.len(),
-        "queries_crc32": format!("{:08x}", hasher.finalize()),
+        "queries_crc32": collection.queries_crc32(),
         "top_k": options.top_k,
         "search": template,
     })

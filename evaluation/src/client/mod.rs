@@ -14,12 +14,14 @@
 //! that an interrupted run goes on where it stopped; at the end come `run.trec`, `expansions.jsonl` and `metrics.json`.
 
 mod answers;
+mod embed;
 mod endpoint;
 mod evaluate;
 mod ingest;
 mod report;
 
 pub use answers::{Answer, Expansion};
+pub use embed::embed;
 pub use endpoint::{Endpoint, EndpointOptions};
 pub use evaluate::{EvaluationOptions, Progress, evaluate};
 pub use ingest::{IngestOptions, IngestReport, RefusedDocument, ingest};
