@@ -84,7 +84,7 @@ for collection in "${collections[@]}"; do
         flags_of "$system"
         echo "== $collection: $system"
         "$expandr" eval --endpoint "$endpoint" --collection "$data/$collection" --run "$work/run/$collection/$system" \
-            --batch 16 --concurrency 4 "${flags[@]}"
+            --batch 4 --concurrency 16 "${flags[@]}"
     done
     stop
 done
