@@ -76,15 +76,18 @@ for collection in "${collections[@]}"; do
     done
     [ ${#todo[@]} = 0 ] && continue
     start "$collection"
-    documents=$(curl -sf "$endpoint/info" | python3 -c 'import json,sys; print(json.load(sys.stdin)["index"]["documents"])')
-    if [ "$documents" != "$(grep -c . "$data/$collection/corpus.jsonl")" ]; then
+    if [ ! -f "$work/index/$collection.loaded" ]; then
         "$expandr" ingest "$data/$collection" --endpoint "$endpoint"
+        touch "$work/index/$collection.loaded"
     fi
     for system in "${todo[@]}"; do
         flags_of "$system"
         echo "== $collection: $system"
         "$expandr" eval --endpoint "$endpoint" --collection "$data/$collection" --run "$work/run/$collection/$system" \
-            --batch 4 --concurrency 16 "${flags[@]}"
+            --batch 4 --concurrency 16 "${flags[@]}" || {
+            # A run with answers that lack their expansion is finished, and flagged in every report; eval's exit code says so, too.
+            [ -f "$work/run/$collection/$system/metrics.json" ] || exit 1
+        }
     done
     stop
 done
