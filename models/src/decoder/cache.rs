@@ -58,12 +58,15 @@ impl Shape {
 /// Keys and values of `BLOCK_TOKENS` tokens in every layer. For each layer and head: a panel of keys (component by
 /// component, the tokens side by side), then the values' panels (for 16 components each: token by token, the components
 /// side by side).
-struct Block(Box<[f32]>);
+pub(super) struct Block(Box<[f32]>);
+
+/// A block that several sequences may have.
+pub(super) type SharedBlock = Arc<Block>;
 
 /// One sequence's keys and values.
 pub(super) struct Cache {
     shape: Shape,
-    blocks: Vec<Arc<Block>>,
+    blocks: Vec<SharedBlock>,
     length: usize,
 }
 
@@ -84,6 +87,18 @@ impl Cache {
             blocks.push(Arc::new(Block(self.blocks[blocks.len()].0.clone())));
         }
         Self { shape: self.shape, blocks, length: self.length }
+    }
+
+    /// The blocks that will not change any more.
+    pub(super) fn full_blocks(&self) -> &[SharedBlock] {
+        &self.blocks[..self.length / BLOCK_TOKENS]
+    }
+
+    /// Takes a full block over as the next one. There must be no unfinished block.
+    pub(super) fn push_shared(&mut self, block: SharedBlock) {
+        debug_assert_eq!(self.length, self.blocks.len() * BLOCK_TOKENS);
+        self.blocks.push(block);
+        self.length += BLOCK_TOKENS;
     }
 
     /// Makes room for `tokens` more tokens, which [`Cache::write`] fills and [`Cache::advance`] counts.
@@ -126,5 +141,65 @@ impl Cache {
     pub(super) fn head(&self, layer: usize, head: usize) -> impl Iterator<Item = (&[f32], &[f32])> {
         let (start, length, keys) = (self.shape.offset(layer, head), self.shape.head(), self.shape.keys());
         self.blocks.iter().map(move |block| block.0[start..start + length].split_at(keys))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Two layers, two heads of 8.
+    pub(in crate::decoder) fn small_shape() -> Shape {
+        Shape { layers: 2, kv_heads: 2, head_width: 8, value_width: WIDTH }
+    }
+
+    /// What `write` gets for a token: components that tell layer, position, head and component apart.
+    fn numbers(layer: usize, position: usize, offset: f32) -> Vec<f32> {
+        (0..16).map(|i| offset + (layer * 10_000 + position * 100 + i) as f32).collect()
+    }
+
+    fn fill(cache: &mut Cache, tokens: usize, offset: f32) {
+        cache.reserve(tokens);
+        for layer in 0..2 {
+            for position in cache.length()..cache.length() + tokens {
+                let values = numbers(layer, position, offset + 0.5);
+                cache.write(layer, position, &numbers(layer, position, offset), &values);
+            }
+        }
+        cache.advance(tokens);
+    }
+
+    fn check(cache: &Cache, positions: std::ops::Range<usize>, offset: f32) {
+        for layer in 0..2 {
+            for head in 0..2 {
+                let blocks: Vec<_> = cache.head(layer, head).collect();
+                for position in positions.clone() {
+                    let (keys, values) = blocks[position / BLOCK_TOKENS];
+                    let token = position % BLOCK_TOKENS;
+                    for component in 0..8 {
+                        let expected =
+                            offset + (layer * 10_000 + position * 100 + head * 8 + component) as f32;
+                        assert_eq!(keys[component * BLOCK_TOKENS + token], expected);
+                        assert_eq!(values[token * WIDTH + component], expected + 0.5);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_fork_shares_full_blocks_and_goes_its_own_way() {
+        let mut cache = Cache::new(small_shape());
+        fill(&mut cache, 21, 0.0);
+        let mut fork = cache.fork();
+        assert!(Arc::ptr_eq(&cache.blocks[0], &fork.blocks[0]));
+        fill(&mut cache, 30, 0.25);
+        fill(&mut fork, 30, 0.125);
+        for (cache, offset) in [(&cache, 0.25), (&fork, 0.125)] {
+            assert_eq!(cache.length(), 51);
+            check(cache, 0..21, 0.0);
+            check(cache, 21..51, offset);
+        }
+        assert_eq!(cache.full_blocks().len(), 3);
     }
 }

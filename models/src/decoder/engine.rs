@@ -22,6 +22,7 @@ use super::{
     cache::Cache,
     engine_error,
     model::{Model, Part, Workspace},
+    prefixes::Prefixes,
     text::{Text, Writer},
 };
 use crate::{
@@ -112,6 +113,8 @@ pub(super) struct Engine {
     pub(super) places: usize,
     /// Tokens of a step, of running samples and prompts together.
     pub(super) step_tokens: usize,
+    /// Blocks of prompts' beginnings that are kept.
+    pub(super) prefix_blocks: usize,
     /// Places that are taken, for those who ask.
     pub(super) taken: Arc<AtomicUsize>,
 }
@@ -122,6 +125,7 @@ struct State {
     reading: VecDeque<Reading>,
     ready: VecDeque<Ready>,
     running: Vec<Running>,
+    prefixes: Prefixes,
     special: HashSet<u32>,
     workspace: Workspace,
 }
@@ -130,7 +134,7 @@ impl Engine {
     /// Runs until nobody can send a job any more and everything has ended.
     pub(super) fn run(self) {
         loop {
-            let mut state = State::new(self.text.special_ids());
+            let mut state = State::new(self.text.special_ids(), self.prefix_blocks);
             let outcome = catch_unwind(AssertUnwindSafe(|| self.serve(&mut state)));
             self.taken.store(0, Ordering::SeqCst);
             if outcome.is_ok() {
@@ -235,7 +239,7 @@ impl Engine {
 
     /// One step of the model for all who run, and the tokens that come of it.
     fn step(&self, state: &mut State) {
-        let State { reading, running, workspace, .. } = state;
+        let State { reading, running, workspace, prefixes, .. } = state;
         let mut room = self.step_tokens.saturating_sub(running.len()).max(1);
         let mut parts: Vec<Part<'_>> = Vec::new();
         for running in running.iter_mut() {
@@ -243,6 +247,9 @@ impl Engine {
             parts.push(Part { cache: &mut running.cache, tokens, wants_logits: true });
         }
         for Reading { job, cache } in reading.iter_mut() {
+            if room > 0 && cache.length() == 0 {
+                prefixes.start(cache, &job.prompt);
+            }
             let tokens = &job.prompt[cache.length()..];
             let tokens = &tokens[..tokens.len().min(room)];
             if tokens.is_empty() {
@@ -264,6 +271,9 @@ impl Engine {
             *token = running.draw.token(logits);
         });
         let mut tokens = tokens.into_iter();
+        for Reading { job, cache } in &state.reading {
+            state.prefixes.keep(cache, &job.prompt);
+        }
         let special = &state.special;
         state.running.retain_mut(|running| self.go_on(running, tokens.next().flatten(), special));
         for logits in of_read.chunks_exact(vocabulary) {
@@ -288,12 +298,13 @@ impl Sample {
 }
 
 impl State {
-    fn new(special: HashSet<u32>) -> Self {
+    fn new(special: HashSet<u32>, prefix_blocks: usize) -> Self {
         Self {
             waiting: VecDeque::new(),
             reading: VecDeque::new(),
             ready: VecDeque::new(),
             running: Vec::new(),
+            prefixes: Prefixes::new(prefix_blocks),
             special,
             workspace: Workspace::default(),
         }

@@ -7,7 +7,7 @@
 //!
 //! - `config`: what a folder says; `weights`: the matrices, arranged for products; `chat` and `text`: from a message to
 //!   tokens and back.
-//! - `cache`: keys and values; `attention`, `kernels`, `model`: one step.
+//! - `cache`: keys and values; `prefixes`: those of what prompts begin with; `attention`, `kernels`, `model`: one step.
 //! - `engine`: the thread, and who is in the next step.
 
 mod attention;
@@ -17,6 +17,9 @@ mod config;
 mod engine;
 mod kernels;
 mod model;
+mod prefixes;
+#[cfg(test)]
+mod tests;
 mod text;
 mod weights;
 
@@ -57,9 +60,11 @@ pub struct DecoderOptions {
     /// Passages that may wait for a place.
     pub queue_capacity: usize,
     /// Tokens of a prompt and its passage together, at most; the model's own limit where that is less. Memory for keys
-    /// and values is at most `places` + 1 times this many tokens ([`Decoder::cache_bytes`]); what is not used is not
+    /// and values is at most `places` + 1 times this many tokens, and `prefix_tokens` ([`Decoder::cache_bytes`]); what is not used is not
     /// allocated.
     pub context: usize,
+    /// Tokens of prompts' beginnings that are kept, so that prompts which begin alike are read from where they part.
+    pub prefix_tokens: usize,
     /// Tokens that go through the model in one step at most, of running passages and new prompts together. More is
     /// faster for prompts, and makes those that run wait longer for their next token.
     pub step_tokens: usize,
@@ -73,6 +78,7 @@ impl Default for DecoderOptions {
             places: 32,
             queue_capacity: 256,
             context: 8192,
+            prefix_tokens: 1024,
             step_tokens: 128,
             threads: thread::available_parallelism().map_or(1, usize::from),
         }
@@ -107,7 +113,8 @@ impl Decoder {
         let model = Model::read(path, config, team)?;
         let context = options.context.min(model.config.context);
         let places = options.places.max(1);
-        let blocks = (places + 1) * context.div_ceil(BLOCK_TOKENS);
+        let prefix_blocks = options.prefix_tokens.div_ceil(BLOCK_TOKENS);
+        let blocks = (places + 1) * context.div_ceil(BLOCK_TOKENS) + prefix_blocks;
         let cache_bytes = blocks * model.shape().block_bytes();
         let (jobs, receiver) = mpsc::channel();
         let taken = Arc::new(AtomicUsize::new(0));
@@ -116,6 +123,7 @@ impl Decoder {
             text: Arc::clone(&text),
             jobs: receiver,
             places,
+            prefix_blocks,
             step_tokens: options.step_tokens.max(1),
             taken: Arc::clone(&taken),
         };
