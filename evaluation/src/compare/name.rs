@@ -26,7 +26,8 @@ pub(super) fn derived_name(folder: &RunFolder) -> String {
         parts.extend(expansion_parts(folder));
     }
     for (name, value) in search.as_object().into_iter().flatten() {
-        if !SILENT.contains(&name.as_str()) && !(name == "search_mode" && value == "auto") {
+        let usual = name == "search_mode" && value == "auto";
+        if !usual && !SILENT.contains(&name.as_str()) {
             parts.push(format!("{name}={}", plain(value)));
         }
     }

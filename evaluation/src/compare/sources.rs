@@ -102,8 +102,8 @@ impl Source {
 
     /// What the encoder reads of a query's first relevant document: title and text.
     pub(super) fn gold_text(&self, query: &str) -> Option<String> {
-        let documents = self.gold(query).into_iter().filter_map(|(id, _)| self.documents.get(id));
-        let document = documents.filter(|document| !document.is_blank()).next()?;
+        let mut documents = self.gold(query).into_iter().filter_map(|(id, _)| self.documents.get(id));
+        let document = documents.find(|document| !document.is_blank())?;
         Some(format!("{} {}", document.title, document.text).trim().to_owned())
     }
 

@@ -11,14 +11,14 @@ struct Transcript {
     text: &'static str,
 }
 
-/// How a table lies in its file.
+/// How a table lies in its file: what its columns are.
 enum Layout {
-    /// A row a dataset, a column a system.
-    SystemsAcross,
-    /// Two columns name the retriever and the model, the others are datasets.
-    DatasetsAcross,
-    /// A row a model, columns `dataset-measure`.
-    MeasuresAcross,
+    /// Systems; a row is a dataset.
+    Systems,
+    /// Datasets, after two columns that name the retriever and the model.
+    Datasets,
+    /// `dataset-measure`; a row is a model.
+    Measures,
 }
 
 const TRANSCRIPTS: [Transcript; 7] = [
@@ -26,49 +26,49 @@ const TRANSCRIPTS: [Transcript; 7] = [
         number: 2,
         title: "Overall performance",
         measure: "ndcg@10",
-        layout: Layout::SystemsAcross,
+        layout: Layout::Systems,
         text: include_str!("tables/table2_ndcg10.tsv"),
     },
     Transcript {
         number: 3,
         title: "Ablation study",
         measure: "ndcg@10",
-        layout: Layout::DatasetsAcross,
+        layout: Layout::Datasets,
         text: include_str!("tables/table3_ablation_ndcg10.tsv"),
     },
     Transcript {
         number: 5,
         title: "Mainstream retrievers",
         measure: "ndcg@10",
-        layout: Layout::SystemsAcross,
+        layout: Layout::Systems,
         text: include_str!("tables/table5_mainstream_ndcg10.tsv"),
     },
     Transcript {
         number: 6,
         title: "Recall",
         measure: "recall@100",
-        layout: Layout::SystemsAcross,
+        layout: Layout::Systems,
         text: include_str!("tables/table6_recall100.tsv"),
     },
     Transcript {
         number: 7,
         title: "ExpandR with Qwen2.5-7B",
         measure: "ndcg@10",
-        layout: Layout::SystemsAcross,
+        layout: Layout::Systems,
         text: include_str!("tables/table7_qwen_ndcg10.tsv"),
     },
     Transcript {
         number: 8,
         title: "Expansions across retrievers",
         measure: "ndcg@10",
-        layout: Layout::SystemsAcross,
+        layout: Layout::Systems,
         text: include_str!("tables/table8_cross_retriever_ndcg10.tsv"),
     },
     Transcript {
         number: 9,
         title: "Entailment and length of expansions",
         measure: "NLI score, words",
-        layout: Layout::MeasuresAcross,
+        layout: Layout::Measures,
         text: include_str!("tables/table9_nli_length.tsv"),
     },
 ];
@@ -96,16 +96,16 @@ fn table(transcript: &Transcript) -> PaperTable {
     let mut rows = rows(transcript.text);
     let header = rows.next().unwrap_or_default();
     let names = match transcript.layout {
-        Layout::DatasetsAcross => 2,
-        Layout::SystemsAcross | Layout::MeasuresAcross => 1,
+        Layout::Datasets => 2,
+        Layout::Systems | Layout::Measures => 1,
     };
     for row in rows {
         for (column, cell) in header.iter().zip(&row).skip(names) {
             let Ok(value) = cell.parse() else { continue };
             let (system, dataset) = match transcript.layout {
-                Layout::SystemsAcross => ((*column).to_owned(), row[0]),
-                Layout::DatasetsAcross => (format!("{}: {}", row[0], row[1]), *column),
-                Layout::MeasuresAcross => {
+                Layout::Systems => ((*column).to_owned(), row[0]),
+                Layout::Datasets => (format!("{}: {}", row[0], row[1]), *column),
+                Layout::Measures => {
                     let Some((dataset, measure)) = column.split_once('-') else { continue };
                     (format!("{}: {measure}", row[0]), dataset)
                 }
