@@ -1,6 +1,7 @@
 //! The command line.
 
 mod client;
+mod compare;
 mod demo;
 mod eval;
 mod ingest;
@@ -47,6 +48,8 @@ enum Command {
     Search(search::SearchArgs),
     /// Run a BEIR collection against a running server, and score it.
     Eval(eval::EvalArgs),
+    /// Compare run folders of `eval`: tables, tests, queries that change most, plots.
+    Compare(Box<compare::CompareArgs>),
     /// Fetch and list checkpoints.
     Models(models::ModelsArgs),
     /// Pull the default weights, index the documentation of the crates that this build downloaded, and serve it.
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
             Command::Ingest(args) => ingest::run(args).await,
             Command::Search(args) => search::run(args).await,
             Command::Eval(args) => eval::run(args).await,
+            Command::Compare(args) => compare::run(*args).await,
             Command::Models(args) => models::run(args).await,
             Command::Demo(args) => demo::run(*args).await,
         }
@@ -90,7 +94,7 @@ pub fn main() -> ExitCode {
 
 fn start_logging(cli: &Cli) -> anyhow::Result<()> {
     let quiet = !matches!(cli.command, Command::Serve(_));
-    let default = if quiet { "warn" } else { "info,mistralrs_core=warn,mistralrs_quant=warn" };
+    let default = if quiet { "warn" } else { "info,mistralrs_core=warn,mistralrs_quant=warn,tantivy=warn" };
     let log = cli.log.as_deref().unwrap_or(default);
     let filter = EnvFilter::try_new(log)
         .map_err(|error| anyhow::anyhow!("--log `{log}` is not a filter: {error}; use e.g. info"))?;

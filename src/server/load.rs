@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use anyhow::Context;
-use expandr_index::{Index, IndexConfig};
+use expandr_index::{Bm25, Index, IndexConfig};
 use expandr_models::{
     Encoder, Expander,
     decoder::DecoderOptions,
@@ -16,7 +16,7 @@ use expandr_models::{
     weights::{self, Role},
 };
 
-use super::options::{ExpanderEngine, Models, ServeOptions};
+use super::options::{ExpanderEngine, Lexical, Models, ServeOptions};
 use crate::bundle::Bundle;
 
 /// Loads models and index.
@@ -56,6 +56,9 @@ async fn open_index(options: &ServeOptions, encoder: &dyn Encoder) -> anyhow::Re
     let config = IndexConfig {
         exact_threshold: options.search.exact_threshold,
         ef_search: options.search.ef,
+        lexical: options.search.lexical == Lexical::On,
+        bm25: Bm25 { k1: options.search.bm25_k1, b: options.search.bm25_b },
+        lexical_memory_bytes: options.search.lexical_memory_mib << 20,
         ..IndexConfig::new(&info.id, info.dimension)
     };
     let folder = options.places.index_dir.clone();

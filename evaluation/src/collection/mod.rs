@@ -3,6 +3,7 @@
 //! The home layout is BEIR's: `corpus.jsonl`, `queries.jsonl`, `qrels/<split>.tsv`. Queries and judgments are also
 //! read in TREC's forms and as plain TSV; which one a file is shows in its first line.
 
+mod answers;
 mod corpus;
 mod qrels;
 mod queries;
@@ -10,6 +11,7 @@ mod queries;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+pub use answers::read_answers;
 pub use corpus::{CorpusSummary, Document, Documents};
 pub use qrels::Qrels;
 pub use queries::{Query, read_queries};
@@ -102,6 +104,17 @@ impl Collection {
     /// When the file can't be opened. Broken lines come as errors of the iterator.
     pub fn documents(&self) -> Result<Documents> {
         Documents::open(&self.corpus)
+    }
+
+    /// Checksum of the queries' ids and texts in their order, eight hexadecimal digits: tells whether two runs asked the same.
+    pub fn queries_crc32(&self) -> String {
+        let mut hasher = crc32fast::Hasher::new();
+        for query in &self.queries {
+            for part in [query.id.as_str(), "\t", query.text.as_str(), "\n"] {
+                hasher.update(part.as_bytes());
+            }
+        }
+        format!("{:08x}", hasher.finalize())
     }
 
     /// Where the documents are.

@@ -1,0 +1,130 @@
+//! The paper's figures for the datasets that our collections are named after.
+
+use serde::Serialize;
+
+use super::{Dataset, dataset_of, tables};
+
+/// The paper beside our collections.
+#[derive(Clone, Debug, Serialize)]
+pub struct PaperReport {
+    /// Our collections and the paper's datasets; those without one are not in the list.
+    pub matches: Vec<Match>,
+    /// The paper's tables, cut to these datasets and its averages.
+    pub sections: Vec<PaperSection>,
+}
+
+/// A collection of ours that goes by the name of a dataset of the paper.
+#[derive(Clone, Debug, Serialize)]
+pub struct Match {
+    /// Our collection.
+    pub collection: String,
+    /// The paper's dataset.
+    pub dataset: Dataset,
+    /// Documents that our server searched; none where it didn't say.
+    pub documents: Option<u64>,
+    /// Our queries.
+    pub queries: usize,
+    /// Whether documents and queries are as many as in the published set. Otherwise figures can't be compared.
+    pub same_size: bool,
+}
+
+impl Match {
+    /// Matches one of our collections; none where the paper has nothing of that name.
+    pub fn of(collection: &str, documents: Option<u64>, queries: usize) -> Option<Self> {
+        let dataset = dataset_of(collection)?.clone();
+        let same_size = documents == Some(dataset.documents) && queries as u64 == dataset.queries;
+        Some(Self { collection: collection.to_owned(), dataset, documents, queries, same_size })
+    }
+
+    /// Says in words how far the two are the same.
+    pub fn describe(&self) -> String {
+        let Self { collection, dataset, documents, queries, same_size } = self;
+        if *same_size {
+            return format!("{collection} has as many documents and queries as the paper's {}", dataset.name);
+        }
+        let documents = documents.map_or("an unknown number".to_owned(), |documents| documents.to_string());
+        format!(
+            "{collection} is NOT the paper's {}: {documents} of {} documents, {queries} of {} queries. Fewer documents make \
+             retrieval easier; the figures can't be compared",
+            dataset.name, dataset.documents, dataset.queries
+        )
+    }
+}
+
+/// One table of the paper, cut to the datasets that are matched, and its averages.
+#[derive(Clone, Debug, Serialize)]
+pub struct PaperSection {
+    /// Its number in the paper.
+    pub number: u8,
+    /// What it shows.
+    pub title: &'static str,
+    /// The metric of its figures.
+    pub measure: &'static str,
+    /// The columns.
+    pub datasets: Vec<String>,
+    /// A row a system.
+    pub rows: Vec<PaperRow>,
+}
+
+/// One system of the paper.
+#[derive(Clone, Debug, Serialize)]
+pub struct PaperRow {
+    /// Its name in the paper.
+    pub system: String,
+    /// A figure a dataset, in hundredths (Table 9: as printed); none where the paper has none.
+    pub values: Vec<Option<f64>>,
+}
+
+impl PaperReport {
+    /// The paper's figures for these collections.
+    pub fn new(matches: Vec<Match>) -> Self {
+        let mut sections = Vec::new();
+        for table in tables() {
+            let mut datasets: Vec<String> = Vec::new();
+            let printed = |dataset: &String| table.figures.iter().any(|figure| figure.dataset == *dataset);
+            for matched in &matches {
+                let name = &matched.dataset.name;
+                if printed(name) && !datasets.contains(name) {
+                    datasets.push(name.clone());
+                }
+            }
+            if datasets.is_empty() {
+                continue;
+            }
+            let averages = ["Avg.BEIR14", "Avg.All", "Avg"].map(str::to_owned);
+            datasets.extend(averages.into_iter().filter(printed));
+            let rows = table.systems.iter().map(|system| PaperRow {
+                system: system.clone(),
+                values: datasets.iter().map(|dataset| table.figure(system, dataset)).collect(),
+            });
+            sections.push(PaperSection {
+                number: table.number,
+                title: table.title,
+                measure: table.measure,
+                rows: rows.collect(),
+                datasets,
+            });
+        }
+        Self { matches, sections }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_dataset_is_said_to_be_one() {
+        let whole = Match::of("scifact", Some(5_183), 300).unwrap();
+        let part = Match::of("fever_dev", Some(4_864), 1_240).unwrap();
+        assert!(whole.same_size && !part.same_size);
+        assert!(part.describe().contains("NOT the paper's FEVER: 4864 of 5416568"), "{}", part.describe());
+        assert!(!Match::of("scifact", None, 300).unwrap().same_size);
+        let report = PaperReport::new(vec![whole, part]);
+        let second = &report.sections[0];
+        assert_eq!(second.datasets, ["Scifact", "FEVER", "Avg.BEIR14", "Avg.All"]);
+        let bm25 = second.rows.iter().find(|row| row.system == "BM25").unwrap();
+        assert_eq!(bm25.values, [Some(66.5), Some(75.3), Some(43.0), Some(41.7)]);
+        assert!(!report.sections.iter().any(|section| section.number == 9), "no NQ, no HotpotQA");
+    }
+}
