@@ -81,7 +81,6 @@ impl Lexical {
     pub(crate) fn file_bytes(&self) -> u64 {
         self.disk.lock().as_ref().map_or(0, Disk::file_bytes)
     }
-
 }
 
 impl Core {
@@ -129,7 +128,9 @@ impl Core {
     /// Commits what was written since the last time, so that the next opening need not read it from the store again. The
     /// caller holds `writer`. Searches go on.
     pub(crate) fn commit_lexical(&self) -> Result<()> {
-        let Some(lexical) = self.lexical.as_ref().filter(|lexical| !lexical.has_failed()) else { return Ok(()) };
+        let Some(lexical) = self.lexical.as_ref().filter(|lexical| !lexical.has_failed()) else {
+            return Ok(());
+        };
         let outcome = self.commit_and_adopt(lexical);
         if let Err(error) = &outcome {
             self.give_up_lexical(lexical, error);
