@@ -67,6 +67,7 @@ class Endpoint:
         self.allow_degraded = allow_degraded
         self.patience_seconds = patience_seconds
         self.timeout_seconds = timeout_seconds
+        self._without_texts = "include_text" not in self.settings  # until a server says it doesn't know the field
         self.degraded: dict[str, str] = {}  # by query: why its answer lacks the expansion
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._threads = threading.local()  # a session, and with it a connection, for each thread
@@ -132,8 +133,7 @@ class Endpoint:
         start = time.monotonic()
         answers: dict[str, dict[str, Any]] = {}
         while queries:
-            body = {"searches": [{**template, "query": text} for _, text in queries]}
-            results = self._request("POST", "/search/batch", json.dumps(body).encode()).json()["results"]
+            results = self._post_searches([{**template, "query": text} for _, text in queries])
             again = []
             for (query_id, text), result in zip(queries, results, strict=True):
                 if "hits" in result:
@@ -146,6 +146,18 @@ class Endpoint:
             if queries:
                 time.sleep(1.0)
         return answers
+
+    def _post_searches(self, searches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if self._without_texts:  # they are most of an answer's bytes
+            body = {"searches": [{**search, "include_text": False} for search in searches]}
+            try:
+                return self._request("POST", "/search/batch", json.dumps(body).encode()).json()["results"]
+            except EndpointError as error:
+                if "include_text" not in str(error):
+                    raise
+                self._without_texts = False
+        body = {"searches": searches}
+        return self._request("POST", "/search/batch", json.dumps(body).encode()).json()["results"]
 
     def _check(self, query_id: str, answer: dict[str, Any], wanted: bool | dict[str, Any] | None) -> None:
         report = answer.get("expansion", {})

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,15 @@ class MtebRetriever:
 
     def index(self, corpus: Dataset, **_context: Any) -> None:
         """Loads the corpus, or makes sure that the server holds one of its size."""
-        documents = [
-            {"id": row["id"], "title": row.get("title") or "", "text": row["text"] or ""} for row in corpus
-        ]
+
+        def documents() -> Iterator[dict[str, str]]:  # one by one, because corpora can be large
+            for row in corpus:
+                yield {"id": row["id"], "title": row.get("title") or "", "text": row["text"] or ""}
+
         if self.ingest:
-            self.endpoint.ingest(documents)
-        self.endpoint.check_corpus(sum(not is_blank(document) for document in documents))
-        self._corpus = {document["id"] for document in documents}
+            self.endpoint.ingest(documents())
+        self.endpoint.check_corpus(sum(not is_blank(document) for document in documents()))
+        self._corpus = set(corpus["id"])
 
     def search(
         self, queries: Dataset, *, top_k: int, top_ranked: Any = None, **_context: Any
