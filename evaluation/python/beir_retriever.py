@@ -54,7 +54,7 @@ class BeirRetriever:
             self.endpoint.ingest(documents())
             self.ingest = False
         self.endpoint.check_corpus(sum(not is_blank(document) for document in documents()))
-        spare = int(top_k < self.endpoint.info()["limits"]["top_k"])
+        spare = int(top_k < self.endpoint.top_k_limit())
         run = self.endpoint.rank(queries, top_k + spare, **search)
         refuse_foreign(run, corpus.keys())
         for query_id, scores in run.items():

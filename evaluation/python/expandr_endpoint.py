@@ -6,6 +6,7 @@ Needs `requests`. Speaks `POST /search/batch`, `POST /documents/bulk` and `GET /
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -76,13 +77,17 @@ class Endpoint:
         """What the server says about itself: bundle, limits, number of documents."""
         return self._request("GET", "/info").json()
 
+    def top_k_limit(self) -> int:
+        """The most hits that a search may ask for."""
+        return self.info().get("limits", {}).get("top_k", sys.maxsize)
+
     def rank(self, queries: Mapping[str, str], top_k: int, **search: Any) -> dict[str, dict[str, float]]:
         """The scores of the `top_k` best documents of every query, best first. `search` overrides settings.
 
         Raises:
             EndpointError: When a query is refused, an answer is degraded, or the bundle changes in the middle.
         """
-        limit = self.info()["limits"]["top_k"]
+        limit = self.top_k_limit()
         if top_k > limit:
             raise EndpointError(f"{top_k} documents a query were asked for, {self.url} gives {limit}: ask for fewer")
         template = {**self.settings, **search, "top_k": top_k}
@@ -120,8 +125,8 @@ class Endpoint:
         return sent
 
     def check_corpus(self, documents: int) -> None:
-        """Refuses a server that does not hold this many documents: it holds another corpus, or several."""
-        held = self.info()["documents"]
+        """Refuses a server that says that it holds another number of documents: another corpus, or several."""
+        held = self.info().get("documents", documents)
         if held != documents:
             raise EndpointError(
                 f"{self.url} holds {held} documents, the collection has {documents} that are not blank: "

@@ -48,6 +48,7 @@ class MtebRetriever:
     def mteb_model_meta(self) -> ModelMeta:
         """Names the bundle and the settings, so that MTEB keeps the results of different ones apart."""
         bundle = self.endpoint.info()["bundle"]
+        encoder = bundle.get("encoder", {})
         unknown = dict.fromkeys(
             ["loader", "release_date", "languages", "n_parameters", "memory_usage_mb", "license", "open_weights"]
             + ["public_training_code", "public_training_data", "similarity_fn_name", "training_datasets"]
@@ -55,8 +56,8 @@ class MtebRetriever:
         return ModelMeta(
             name=self.name,
             revision=bundle["id"],
-            max_tokens=bundle["encoder"].get("max_length"),
-            embed_dim=bundle["encoder"].get("dimension"),
+            max_tokens=encoder.get("max_length"),
+            embed_dim=encoder.get("dimension"),
             framework=["API"],
             use_instructions=False,
             modalities=["text"],
