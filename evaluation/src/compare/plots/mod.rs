@@ -184,6 +184,12 @@ fn label() -> TextStyle<'static> {
     ("sans-serif", 13).into_text_style(&(1, 1))
 }
 
+/// A tick's value without needless zeros.
+fn short(value: &f64) -> String {
+    let rounded = (value * 1000.0).round() / 1000.0 + 0.0; // -0 is 0
+    rounded.to_string()
+}
+
 /// Inside a page the element needs no namespace.
 fn inline(svg: String) -> String {
     svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "")
