@@ -10,6 +10,7 @@ use prometheus::{
 use crate::search::{
     answer::{ExpansionReport, ExpansionStatus},
     flight::Boarding,
+    request::Ranking,
     timings::Timings,
 };
 
@@ -19,17 +20,27 @@ const LATENCY_BUCKETS: &[f64] = &[
     20.0, 40.0, 80.0,
 ];
 
+/// Upper bounds of a cosine's buckets.
+const COSINE_BUCKETS: &[f64] =
+    &[-0.5, -0.2, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0];
+
+/// Upper bounds of the buckets of a share of ten hits: a bucket for each possible value.
+const SHARE_BUCKETS: &[f64] = &[0.0, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95, 1.0];
+
 /// All metrics of a service.
 pub struct Metrics {
     registry: Registry,
     http_request_duration: HistogramVec,
     stage_duration: HistogramVec,
     searches: IntCounterVec,
+    rankings: IntCounterVec,
     degraded: IntCounterVec,
     cut: IntCounter,
     cache_requests: IntCounterVec,
     tokens: IntCounter,
     first_token: prometheus::Histogram,
+    query_cosine: prometheus::Histogram,
+    raw_overlap: prometheus::Histogram,
     documents_written: IntCounterVec,
     /// Passages in the cache.
     pub cache_entries: IntGauge,
@@ -80,14 +91,13 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok(metric)
         };
-        let first_token = prometheus::Histogram::with_opts(
-            HistogramOpts::new(
-                "expandr_expansion_first_token_seconds",
-                "Time from the request for a passage to its first token.",
-            )
-            .buckets(LATENCY_BUCKETS.to_vec()),
-        )?;
-        registry.register(Box::new(first_token.clone()))?;
+        let plain_histogram =
+            |name: &str, help: &str, buckets: &[f64]| -> Result<prometheus::Histogram, prometheus::Error> {
+                let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+                let metric = prometheus::Histogram::with_opts(options)?;
+                registry.register(Box::new(metric.clone()))?;
+                Ok(metric)
+            };
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(Self {
@@ -106,6 +116,11 @@ impl Metrics {
                 "Answered searches by what became of the expansion.",
                 &["expansion"],
             )?,
+            rankings: counters(
+                "expandr_search_rankings_total",
+                "Answered searches by what ranked the documents.",
+                &["ranking"],
+            )?,
             degraded: counters(
                 "expandr_search_degraded_total",
                 "Searches whose expansion was wanted and did not happen, by reason.",
@@ -121,7 +136,21 @@ impl Metrics {
                 "expandr_expansion_output_tokens_total",
                 "Tokens that the language model wrote.",
             )?,
-            first_token,
+            first_token: plain_histogram(
+                "expandr_expansion_first_token_seconds",
+                "Time from the request for a passage to its first token.",
+                LATENCY_BUCKETS,
+            )?,
+            query_cosine: plain_histogram(
+                "expandr_expansion_query_cosine",
+                "Cosine of query and passages in expanded searches, the mean over the passages of a search.",
+                COSINE_BUCKETS,
+            )?,
+            raw_overlap: plain_histogram(
+                "expandr_expansion_raw_overlap_at_10",
+                "Share of the ten best expanded hits that are among the ten best of the query alone.",
+                SHARE_BUCKETS,
+            )?,
             documents_written: counters(
                 "expandr_documents_written_total",
                 "Durable changes of documents by kind: created, updated, deleted.",
@@ -163,7 +192,7 @@ impl Metrics {
     }
 
     /// One answered search.
-    pub fn observe_search(&self, report: &ExpansionReport, timings: &Timings) {
+    pub fn observe_search(&self, ranking: Ranking, report: &ExpansionReport, timings: &Timings) {
         for (stage, ms) in timings.stages() {
             self.stage_duration.with_label_values(&[stage]).observe(ms / 1000.0);
         }
@@ -171,8 +200,15 @@ impl Metrics {
         if let (ExpansionStatus::Degraded, Some(reason)) = (report.status, report.reason) {
             self.degraded.with_label_values(&[reason.name()]).inc();
         }
+        self.rankings.with_label_values(&[ranking.name()]).inc();
         if report.cut {
             self.cut.inc();
+        }
+        if let Some(cosine) = report.query_cosine {
+            self.query_cosine.observe(cosine.into());
+        }
+        if let Some(overlap) = report.raw_overlap_at_10 {
+            self.raw_overlap.observe(overlap.into());
         }
     }
 

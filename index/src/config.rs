@@ -5,9 +5,13 @@ use std::thread::available_parallelism;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::lexical::Bm25;
 
 /// Largest vector dimension.
 pub const MAX_DIMENSION: usize = 16_384;
+
+/// Least [`IndexConfig::lexical_memory_bytes`]: below it tantivy's writer does not work.
+pub const MIN_LEXICAL_MEMORY_BYTES: usize = 32 * 1024 * 1024;
 
 /// How the graph stores its copies of the vectors. The store, exact search and the final scores are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -62,6 +66,13 @@ pub struct IndexConfig {
     pub snapshot_every: usize,
     /// Memory for the store's page cache, in bytes.
     pub cache_bytes: usize,
+    /// Whether documents can be searched by their words; switching it off removes what is on disk for that.
+    pub lexical: bool,
+    /// BM25's parameters; changing them costs nothing.
+    pub bm25: Bm25,
+    /// Memory for documents on their way into the lexical index, in bytes: half for those that are not on disk yet, half for
+    /// the writer. What belongs to the documents on disk comes on top, about 16 bytes each.
+    pub lexical_memory_bytes: usize,
 }
 
 impl IndexConfig {
@@ -80,6 +91,9 @@ impl IndexConfig {
             build_threads: cores,
             snapshot_every: 50_000,
             cache_bytes: 64 * 1024 * 1024,
+            lexical: true,
+            bm25: Bm25::default(),
+            lexical_memory_bytes: 64 * 1024 * 1024,
         }
     }
 
@@ -98,11 +112,19 @@ impl IndexConfig {
             ("ef_construction", self.ef_construction, 8, 4096),
             ("search_threads", self.search_threads, 1, 1024),
             ("build_threads", self.build_threads, 1, 1024),
+            ("lexical_memory_bytes", self.lexical_memory_bytes, MIN_LEXICAL_MEMORY_BYTES, 4 << 30),
         ];
         for (name, value, low, high) in ranges {
             if !(low..=high).contains(&value) {
                 return Err(Error::InvalidConfig(format!("{name} is {value}; choose {low} to {high}")));
             }
+        }
+        let Bm25 { k1, b } = self.bm25;
+        if !(0.0..=100.0).contains(&k1) {
+            return Err(Error::InvalidConfig(format!("bm25.k1 is {k1}; choose 0 to 100")));
+        }
+        if !(0.0..=1.0).contains(&b) {
+            return Err(Error::InvalidConfig(format!("bm25.b is {b}; choose 0 to 1")));
         }
         Ok(())
     }
@@ -122,6 +144,9 @@ mod tests {
             IndexConfig { ef_search: 0, ..IndexConfig::new("e", 4) },
             IndexConfig { connectivity: 1, ..IndexConfig::new("e", 4) },
             IndexConfig { search_threads: 0, ..IndexConfig::new("e", 4) },
+            IndexConfig { lexical_memory_bytes: 1 << 20, ..IndexConfig::new("e", 4) },
+            IndexConfig { bm25: Bm25 { k1: f32::NAN, b: 0.4 }, ..IndexConfig::new("e", 4) },
+            IndexConfig { bm25: Bm25 { k1: 0.9, b: 1.1 }, ..IndexConfig::new("e", 4) },
         ] {
             assert!(matches!(broken.validate(), Err(Error::InvalidConfig(_))), "{broken:?}");
         }

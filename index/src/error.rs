@@ -84,6 +84,14 @@ pub enum Error {
     /// The graph refused an operation.
     #[error("graph: {0}")]
     Graph(String),
+    /// Lexical search was asked for, but the index was opened without it.
+    #[error(
+        "lexical search is switched off; switch it on in the index's configuration, and its index is built from the store"
+    )]
+    LexicalOff,
+    /// The lexical index failed. It is derived from the store, and is built anew from it.
+    #[error("lexical index: {0}; it is built anew from the store, try again later")]
+    Lexical(String),
     /// The index was closed; only reads are served.
     #[error("the index is closed for writing")]
     Closed,
@@ -98,11 +106,16 @@ impl Error {
                 | Self::InvalidVector { .. }
                 | Self::InvalidFilter(_)
                 | Self::InvalidSearch(_)
+                | Self::LexicalOff
         )
     }
 
     pub(crate) fn document(id: &str, reason: impl Into<String>) -> Self {
         Self::InvalidDocument { id: shorten(id), reason: reason.into() }
+    }
+
+    pub(crate) fn lexical(error: impl std::fmt::Display) -> Self {
+        Self::Lexical(error.to_string())
     }
 
     pub(crate) fn store(error: impl Into<redb::Error>) -> Self {

@@ -19,8 +19,9 @@ use crate::document::Document;
 use crate::error::Result;
 use crate::fields::Fields;
 use crate::hnsw::Hnsw;
+use crate::lexical::{Bm25, Lexical, View};
 use crate::recovery::{self, Recovery};
-use crate::search::{SearchOutcome, SearchRequest};
+use crate::search::{LexicalOutcome, LexicalRequest, SearchOutcome, SearchRequest};
 use crate::slab::Slab;
 use crate::store::{Store, StoredDocument};
 use crate::vector_index::VectorIndex;
@@ -44,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) graph: RwLock<Arc<Hnsw>>,
     /// False when the graph lacks a live document; searches are exact until it is rebuilt.
     pub(crate) graph_is_complete: AtomicBool,
+    /// None when it is switched off.
+    pub(crate) lexical: Option<Lexical>,
     pub(crate) queue: Mutex<Vec<Job>>,
     pub(crate) writer: Mutex<()>,
     pub(crate) maintenance: Mutex<()>,
@@ -54,12 +57,15 @@ pub(crate) struct Core {
     pub(crate) worker_must_stop: Mutex<bool>,
     pub(crate) worker_wakes: Condvar,
     pub(crate) recovery: Recovery,
+    pub(crate) lexical_recovery: Option<Recovery>,
 }
 
 /// What searches see.
 pub(crate) struct State {
     pub(crate) slab: Slab,
     pub(crate) fields: Fields,
+    /// None when lexical search is switched off.
+    pub(crate) lexical: Option<View>,
 }
 
 /// The snapshot on disk.
@@ -108,6 +114,14 @@ impl Index {
         self.core.search(request)
     }
 
+    /// The documents whose words fit a text best, by BM25. Any text will do; one without words finds nothing.
+    ///
+    /// # Errors
+    /// A parameter that can't be used; lexical search is switched off; the lexical index failed and is being built anew.
+    pub fn search_lexical(&self, request: &LexicalRequest<'_>) -> Result<LexicalOutcome> {
+        self.core.search_lexical(request)
+    }
+
     /// A document by id.
     ///
     /// # Errors
@@ -131,6 +145,15 @@ impl Index {
     /// A failure of the store.
     pub fn documents(&self, keys: &[u64]) -> Result<Vec<Option<Document>>> {
         self.core.store.documents(keys)
+    }
+
+    /// The ids of hits, in the order of the keys; `None` for one that was changed or deleted meanwhile. Cheaper than
+    /// [`Index::documents`], because neither texts nor metadata are read.
+    ///
+    /// # Errors
+    /// A failure of the store.
+    pub fn ids(&self, keys: &[u64]) -> Result<Vec<Option<String>>> {
+        self.core.store.ids(keys)
     }
 
     /// The vectors of hits, in the order of the keys; `None` for one that was changed or deleted meanwhile.
@@ -168,9 +191,9 @@ impl Index {
     pub fn stats(&self) -> IndexStats {
         let core = &self.core;
         let graph = core.current_graph();
-        let (documents, vector_bytes) = {
+        let (documents, vector_bytes, lexical) = {
             let state = core.state.read();
-            (state.slab.len(), state.slab.bytes())
+            (state.slab.len(), state.slab.bytes(), core.lexical_stats(state.lexical.as_ref()))
         };
         let saved = *core.saved.lock();
         IndexStats {
@@ -192,10 +215,14 @@ impl Index {
             }),
             unsaved_changes: core.unsaved_changes.load(Ordering::Relaxed),
             recovery: core.recovery.clone(),
+            lexical: lexical.map(|stats| LexicalStats {
+                file_bytes: core.lexical.as_ref().map_or(0, Lexical::file_bytes),
+                ..stats
+            }),
         }
     }
 
-    /// Saves the graph, so that the next opening need not build it. Writes wait while it is copied in memory, searches
+    /// Saves the graph and the lexical index, so that the next opening need not build them. Writes wait while it is copied in memory, searches
     /// don't wait.
     ///
     /// # Errors
@@ -213,7 +240,7 @@ impl Index {
     }
 
     /// Ends writing: waits for writes in progress, refuses further ones, stops the background thread and saves the
-    /// graph if it changed. Reads go on. Calling it again does nothing.
+    /// graph and the lexical index if they changed. Reads go on. Calling it again does nothing.
     ///
     /// # Errors
     /// The graph could not be saved; no document is lost by that.
@@ -223,7 +250,11 @@ impl Index {
             self.core.closed.store(true, Ordering::Release);
         }
         self.stop_worker();
-        if self.core.unsaved_changes.load(Ordering::Acquire) > 0 { self.core.snapshot() } else { Ok(()) }
+        let lexical = self.core.close_lexical();
+        if self.core.unsaved_changes.load(Ordering::Acquire) > 0 {
+            self.core.snapshot()?;
+        }
+        lexical
     }
 
     fn stop_worker(&self) {
@@ -247,6 +278,21 @@ impl Core {
     pub(crate) fn current_graph(&self) -> Arc<Hnsw> {
         Arc::clone(&self.graph.read())
     }
+
+    /// Without the size of the files, which are not looked at under a lock.
+    fn lexical_stats(&self, view: Option<&View>) -> Option<LexicalStats> {
+        let lexical = self.lexical.as_ref()?;
+        Some(LexicalStats {
+            bm25: self.config.bm25,
+            documents: view.map_or(0, View::living),
+            recent: view.map_or(0, View::recent_documents),
+            segments: view.map_or(0, View::segments),
+            memory_bytes: view.map_or(0, View::memory_bytes),
+            file_bytes: 0,
+            failed: lexical.has_failed(),
+            recovery: self.lexical_recovery.clone().unwrap_or(Recovery::Nothing),
+        })
+    }
 }
 
 /// Sizes and health of an [`Index`].
@@ -269,6 +315,29 @@ pub struct IndexStats {
     /// Documents added to or removed from the graph since it was saved.
     pub unsaved_changes: u64,
     /// How the graph came to be when the index was opened.
+    pub recovery: Recovery,
+    /// The lexical index; none when it is switched off.
+    pub lexical: Option<LexicalStats>,
+}
+
+/// The lexical index of an [`Index`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LexicalStats {
+    /// BM25's parameters.
+    pub bm25: Bm25,
+    /// Documents that can be found.
+    pub documents: u64,
+    /// Those among them that are in memory and not yet in its files.
+    pub recent: usize,
+    /// Segments of its files.
+    pub segments: usize,
+    /// Memory that it holds, tantivy's writer and mapped files not counted.
+    pub memory_bytes: u64,
+    /// Size of its files.
+    pub file_bytes: u64,
+    /// Whether it failed and has to be built anew before it can be searched.
+    pub failed: bool,
+    /// How it came to be when the index was opened.
     pub recovery: Recovery,
 }
 

@@ -1,4 +1,5 @@
-//! The background thread: saves the graph when enough has changed, rebuilds it when it carries too much that is dead.
+//! The background thread: saves the graph when enough has changed, rebuilds it when it carries too much that is dead, and
+//! builds the lexical index anew should it have failed.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,6 +11,7 @@ use roaring::RoaringTreemap;
 use crate::error::Result;
 use crate::hnsw::Hnsw;
 use crate::index::{Core, Saved};
+use crate::lexical::Lexical;
 use crate::snapshot::{self, Identity};
 use crate::vector_index::VectorIndex;
 
@@ -24,6 +26,7 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(30);
 pub(crate) enum Chore {
     Rebuild,
     Snapshot,
+    RebuildLexical,
 }
 
 pub(crate) fn spawn(core: Arc<Core>) -> Result<JoinHandle<()>> {
@@ -47,6 +50,7 @@ fn run(core: &Core) {
         let outcome = match chore {
             Chore::Rebuild => core.rebuild(),
             Chore::Snapshot => core.snapshot(),
+            Chore::RebuildLexical => core.rebuild_lexical(),
         };
         if let Err(error) = outcome {
             tracing::error!(%error, ?chore, "maintenance of the index failed; trying again later");
@@ -72,15 +76,22 @@ impl Core {
         {
             return Some(Chore::Rebuild);
         }
+        if self.lexical.as_ref().is_some_and(Lexical::has_failed) {
+            return Some(Chore::RebuildLexical);
+        }
         // A tenth of the corpus at least, so that what is written in all stays proportional to what was ingested.
         let enough = (self.config.snapshot_every).max(entries / 10) as u64;
         let changes = self.unsaved_changes.load(Ordering::Acquire);
         (self.config.snapshot_every > 0 && changes >= enough).then_some(Chore::Snapshot)
     }
 
-    /// Saves the graph.
+    /// Saves the graph and commits the lexical index.
     pub(crate) fn snapshot(&self) -> Result<()> {
         let _alone = self.maintenance.lock();
+        {
+            let _no_writes = self.writer.lock();
+            self.commit_lexical()?;
+        }
         let started = Instant::now();
         let changes = self.unsaved_changes.load(Ordering::Acquire);
         let image = self.current_graph().snapshot()?;

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::fields::Fields;
 use crate::hnsw::Hnsw;
 use crate::index::{Core, Saved, State};
+use crate::lexical;
 use crate::slab::Slab;
 use crate::snapshot::{self, Identity, Rejected};
 use crate::store::Store;
@@ -21,24 +22,24 @@ use crate::vector_index::VectorIndex;
 
 const SNAPSHOT_NAME: &str = "graph.hnsw";
 
-/// How the graph came to be when the index was opened.
+/// How the graph, or the lexical index, came to be when the index was opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "from", rename_all = "snake_case")]
 pub enum Recovery {
-    /// There was no document and no snapshot.
+    /// There was no document and nothing on disk for it.
     Nothing,
-    /// From its snapshot.
+    /// From its file.
     Snapshot {
-        /// Documents that the snapshot lacked.
+        /// Documents that the file lacked.
         added: u64,
-        /// Entries of the snapshot whose documents were changed or deleted since.
+        /// Entries of the file whose documents were changed or deleted since.
         removed: u64,
     },
-    /// From the vectors in the store.
+    /// From the vectors, or the texts, in the store.
     Store {
-        /// Why the snapshot was not used.
+        /// Why its file was not used.
         reason: String,
-        /// Documents that went into the graph.
+        /// Documents that went into it.
         added: u64,
     },
 }
@@ -48,7 +49,7 @@ pub(crate) fn open(dir: &Path, config: IndexConfig) -> Result<Core> {
     config.validate()?;
     let started = Instant::now();
     let store = Store::open(dir, &config)?;
-    let mut state = State { slab: Slab::new(config.dimension), fields: Fields::default() };
+    let mut state = State { slab: Slab::new(config.dimension), fields: Fields::default(), lexical: None };
     let graph = Hnsw::new(&config)?;
     store.scan(|key, metadata, vector| {
         graph.check_vector(&vector, String::new).map_err(|error| unusable(key, &error))?;
@@ -63,6 +64,13 @@ pub(crate) fn open(dir: &Path, config: IndexConfig) -> Result<Core> {
         Ok(restored) => (restored, None),
         Err(rejected) => (graph, Some(rejected)),
     };
+    let (lexical, lexical_rejected) = if config.lexical {
+        let (lexical, rejected) = lexical::open(dir, &store, &config)?;
+        (Some(lexical), rejected)
+    } else {
+        lexical::remove(dir)?;
+        (None, None)
+    };
     let saved = rejected.is_none().then(|| saved(&snapshot_path)).flatten();
     let mut core = Core {
         config,
@@ -71,6 +79,7 @@ pub(crate) fn open(dir: &Path, config: IndexConfig) -> Result<Core> {
         state: RwLock::new(state),
         graph: RwLock::new(Arc::new(graph)),
         graph_is_complete: AtomicBool::new(true),
+        lexical,
         queue: Mutex::default(),
         writer: Mutex::default(),
         maintenance: Mutex::default(),
@@ -80,12 +89,15 @@ pub(crate) fn open(dir: &Path, config: IndexConfig) -> Result<Core> {
         worker_must_stop: Mutex::new(false),
         worker_wakes: Condvar::new(),
         recovery: Recovery::Nothing,
+        lexical_recovery: None,
     };
     core.recovery = reconcile(&core, rejected)?;
+    core.lexical_recovery = core.reconcile_lexical(lexical_rejected)?;
     tracing::info!(
         dir = %dir.display(),
         documents = core.state.get_mut().slab.len(),
         recovery = ?core.recovery,
+        lexical_recovery = ?core.lexical_recovery,
         seconds = started.elapsed().as_secs_f64(),
         "opened the index"
     );

@@ -80,14 +80,63 @@ pub struct SearchOutcome {
     pub matching: usize,
 }
 
+/// A search by words.
+#[derive(Debug, Clone, Copy)]
+pub struct LexicalRequest<'a> {
+    /// Plain text: a question, a passage, anything. It has no syntax.
+    pub text: &'a str,
+    /// Hits wanted, 1 to [`MAX_TOP_K`].
+    pub top_k: usize,
+    /// Only documents that it selects.
+    pub filter: Option<&'a Filter>,
+}
+
+impl<'a> LexicalRequest<'a> {
+    /// A plain search.
+    pub fn new(text: &'a str, top_k: usize) -> Self {
+        Self { text, top_k, filter: None }
+    }
+}
+
+/// What was found by words.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LexicalOutcome {
+    /// Best first; equal scores by key. Scores are BM25's. A document without a word of the query is none.
+    pub hits: Vec<Hit>,
+    /// Distinct words of the query that count.
+    pub terms: usize,
+    /// How many documents there were to choose from, after the filter.
+    pub matching: usize,
+}
+
 impl Core {
-    pub(crate) fn search(&self, request: &SearchRequest<'_>) -> Result<SearchOutcome> {
-        if !(1..=MAX_TOP_K).contains(&request.top_k) {
-            return Err(Error::InvalidSearch(format!(
-                "top_k is {}; ask for 1 to {MAX_TOP_K}",
-                request.top_k
-            )));
+    pub(crate) fn search_lexical(&self, request: &LexicalRequest<'_>) -> Result<LexicalOutcome> {
+        check_top_k(request.top_k)?;
+        let lexical = self.lexical.as_ref().ok_or(Error::LexicalOff)?;
+        if lexical.has_failed() {
+            return Err(Error::Lexical("it failed".into()));
         }
+        let query = lexical.analyzer.terms(&[request.text]);
+        let _permit = lexical.permits.acquire();
+        let mut scratch = lexical.scratch.lock().pop().unwrap_or_default();
+        let state = self.state.read();
+        let among = request.filter.map(|filter| state.fields.select(filter, state.slab.live()));
+        let matching = among.as_ref().map_or(state.slab.len(), |slots| slots.len() as usize);
+        let view = state.lexical.as_ref().ok_or(Error::LexicalOff)?;
+        let hits = view.search(
+            &query,
+            self.config.bm25,
+            request.top_k.min(matching),
+            among.as_ref(),
+            &state.slab,
+            &mut scratch,
+        )?;
+        lexical.scratch.lock().push(scratch);
+        Ok(LexicalOutcome { hits, terms: query.counts.len(), matching })
+    }
+
+    pub(crate) fn search(&self, request: &SearchRequest<'_>) -> Result<SearchOutcome> {
+        check_top_k(request.top_k)?;
         if let Some(ef) = request.ef
             && !(1..=MAX_CANDIDATES).contains(&ef)
         {
@@ -165,4 +214,11 @@ impl Core {
         let hits = top.into_sorted();
         Ok((hits.len() == top_k).then_some(hits))
     }
+}
+
+fn check_top_k(top_k: usize) -> Result<()> {
+    if (1..=MAX_TOP_K).contains(&top_k) {
+        return Ok(());
+    }
+    Err(Error::InvalidSearch(format!("top_k is {top_k}; ask for 1 to {MAX_TOP_K}")))
 }

@@ -54,6 +54,11 @@ impl Slab {
         self.slots.get(&key).copied()
     }
 
+    /// The key at a slot in use.
+    pub(crate) fn key(&self, slot: u32) -> Option<u64> {
+        self.keys.get(slot as usize).copied().filter(|&key| key != VACANT)
+    }
+
     pub(crate) fn get(&self, key: u64) -> Option<&[f32]> {
         self.slot(key).map(|slot| self.at(slot))
     }

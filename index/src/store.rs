@@ -27,6 +27,7 @@ use serde_json::{Map, Value};
 use crate::config::IndexConfig;
 use crate::document::Document;
 use crate::error::{Error, Result, shorten};
+use crate::lexical::Terms;
 
 const IDS: TableDefinition<'_, &str, u64> = TableDefinition::new("ids");
 const ENTRIES: TableDefinition<'_, u64, (&str, &str)> = TableDefinition::new("entries");
@@ -45,11 +46,13 @@ pub(crate) struct Prepared {
     pub(crate) text: String,
     pub(crate) metadata: String,
     pub(crate) vector: Vec<f32>,
+    /// For the lexical index, where there is one.
+    pub(crate) terms: Option<Terms>,
 }
 
 /// One effect of a transaction, to be repeated in memory once it is durable.
 pub(crate) enum Change {
-    Put { key: u64, metadata: Map<String, Value>, vector: Vec<f32> },
+    Put { key: u64, metadata: Map<String, Value>, vector: Vec<f32>, terms: Option<Terms> },
     Remove { key: u64, metadata: Map<String, Value> },
 }
 
@@ -125,6 +128,16 @@ impl Store {
         let entries = transaction.open_table(ENTRIES).map_err(Error::store)?;
         let contents = transaction.open_table(CONTENTS).map_err(Error::store)?;
         keys.iter().map(|&key| read_document(&entries, &contents, key)).collect()
+    }
+
+    pub(crate) fn ids(&self, keys: &[u64]) -> Result<Vec<Option<String>>> {
+        let transaction = self.database.begin_read().map_err(Error::store)?;
+        let entries = transaction.open_table(ENTRIES).map_err(Error::store)?;
+        let id = |key: &u64| {
+            let entry = entries.get(key).map_err(Error::store)?;
+            Ok(entry.map(|entry| entry.value().0.to_owned()))
+        };
+        keys.iter().map(id).collect()
     }
 
     pub(crate) fn document(&self, id: &str) -> Result<Option<Document>> {
@@ -230,7 +243,7 @@ impl Tables<'_> {
         self.vectors.insert(key, &*bytes).map_err(Error::store)?;
         // Parsed from what was stored, so that the same postings come out when it is removed or reopened.
         let metadata = parse_metadata(&document.metadata, key)?;
-        self.changes.push(Change::Put { key, metadata, vector: document.vector });
+        self.changes.push(Change::Put { key, metadata, vector: document.vector, terms: document.terms });
         Ok(created)
     }
 

@@ -134,6 +134,11 @@ impl TopHits {
         }
     }
 
+    /// Whether a hit with this score might be kept.
+    pub(crate) fn would_take(&self, score: f32) -> bool {
+        self.heap.len() < self.limit || self.heap.peek().is_some_and(|worst| score >= worst.0.score)
+    }
+
     /// Best first.
     pub(crate) fn into_sorted(self) -> Vec<Hit> {
         self.heap.into_sorted_vec().into_iter().map(|worst| worst.0).collect()

@@ -68,7 +68,8 @@ impl Core {
             graph.check_vector(&vector, || format!("document {:?}", crate::error::shorten(&document.id)))?;
             let Document { id, title, text, .. } = document;
             let position = *positions.entry(id.clone()).or_insert(prepared.len());
-            let new = Prepared { id, title, text, metadata, vector };
+            let terms = self.lexical.as_ref().map(|lexical| lexical.analyzer.terms(&[&title, &text]));
+            let new = Prepared { id, title, text, metadata, vector, terms };
             match prepared.get_mut(position) {
                 Some(earlier) => *earlier = new,
                 None => prepared.push(new),
@@ -156,20 +157,28 @@ impl Core {
         }
         {
             let mut state = self.state.write();
+            let state = &mut *state;
             for change in changes {
                 match change {
-                    Change::Put { key, metadata, vector } => {
+                    Change::Put { key, metadata, vector, terms } => {
                         let slot = state.slab.insert(*key, vector)?;
                         state.fields.insert(slot, metadata);
+                        if let (Some(view), Some(terms)) = (&mut state.lexical, terms) {
+                            view.insert(slot, terms);
+                        }
                     }
                     Change::Remove { key, metadata } => {
                         if let Some(slot) = state.slab.remove(*key) {
                             state.fields.remove(slot, metadata);
+                            if let Some(view) = &mut state.lexical {
+                                view.remove(slot);
+                            }
                         }
                     }
                 }
             }
         }
+        self.write_lexical(changes);
         graph.remove(&removed.into_iter().collect::<Vec<_>>());
         self.unsaved_changes.fetch_add(changes.len() as u64, Ordering::AcqRel);
         Ok(())

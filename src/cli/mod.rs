@@ -94,7 +94,7 @@ pub fn main() -> ExitCode {
 
 fn start_logging(cli: &Cli) -> anyhow::Result<()> {
     let quiet = !matches!(cli.command, Command::Serve(_));
-    let default = if quiet { "warn" } else { "info,mistralrs_core=warn,mistralrs_quant=warn" };
+    let default = if quiet { "warn" } else { "info,mistralrs_core=warn,mistralrs_quant=warn,tantivy=warn" };
     let log = cli.log.as_deref().unwrap_or(default);
     let filter = EnvFilter::try_new(log)
         .map_err(|error| anyhow::anyhow!("--log `{log}` is not a filter: {error}; use e.g. info"))?;

@@ -85,6 +85,10 @@ impl From<expandr_index::Error> for Problem {
         if error.is_invalid_input() {
             return Self::field("", error.to_string());
         }
+        if let expandr_index::Error::Lexical(_) = error {
+            // It is being built anew; dense searches go on.
+            return Self { retry_after_seconds: Some(5), ..Self::new(Code::Unavailable, error.to_string()) };
+        }
         tracing::error!(%error, "the index failed");
         Self::new(Code::Internal, format!("the index failed: {error}"))
     }

@@ -46,6 +46,7 @@ pub(super) async fn info(State(state): State<Arc<AppState>>) -> Json<Value> {
             "expansion_text_bytes": limits.expansion_text_bytes,
         },
         "defaults": {
+            "ranking": limits.default_ranking,
             "expansion": limits.expand_by_default,
             "expansion_max_tokens": limits.default_max_tokens,
             "expansion_timeout_ms": limits.expansion_timeout_ms,

@@ -1,10 +1,10 @@
 //! What the service answers: the wire form of a search's result.
 
 use expandr_index::How;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::timings::Timings;
+use super::{request::Ranking, timings::Timings};
 
 /// How the expansion of a search came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -80,6 +80,13 @@ pub struct ExpansionReport {
     pub cut: bool,
     /// The query's share in the averaged vector; 1 when the query was searched alone.
     pub query_weight: f32,
+    /// Cosine of the query and the passages, the mean over these; none when the query was searched alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query_cosine: Option<f32>,
+    /// Share of the ten best hits (all, if there are fewer) of the averaged vector that are also among the ten best of the
+    /// query alone; none when the query was searched alone or nothing was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raw_overlap_at_10: Option<f32>,
 }
 
 impl ExpansionReport {
@@ -93,6 +100,8 @@ impl ExpansionReport {
             output_tokens: 0,
             cut: false,
             query_weight: 1.0,
+            query_cosine: None,
+            raw_overlap_at_10: None,
         }
     }
 }
@@ -100,6 +109,21 @@ impl ExpansionReport {
 /// How a hit was found (`explain: true`).
 #[derive(Clone, Debug, Serialize)]
 pub struct HitExplanation {
+    /// What its vector says; none when no vector was searched with.
+    #[serde(flatten)]
+    pub vectors: Option<VectorExplanation>,
+    /// Where the ranking by vectors had it; null when that had it not among the hits that were fused; absent when there was
+    /// no such ranking.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dense: Option<Option<Place>>,
+    /// Where the ranking by words had it; null and absent as with `dense`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lexical: Option<Option<Place>>,
+}
+
+/// What a hit's vector says about it.
+#[derive(Clone, Debug, Serialize)]
+pub struct VectorExplanation {
     /// Cosine of the document with the query.
     pub query_cosine: f32,
     /// Cosine of the document with each expansion.
@@ -109,6 +133,26 @@ pub struct HitExplanation {
     pub rank_without_expansion: Option<usize>,
 }
 
+/// A place in one ranking.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Place {
+    /// From 1.
+    pub rank: usize,
+    /// The ranking's own score.
+    pub score: f32,
+}
+
+/// What a hit says of its document (`include_text: true`).
+#[derive(Clone, Debug, Serialize)]
+pub struct HitDocument {
+    /// The document's title.
+    pub title: String,
+    /// The document's text.
+    pub text: String,
+    /// The document's metadata.
+    pub metadata: Map<String, Value>,
+}
+
 /// One found document.
 #[derive(Clone, Debug, Serialize)]
 pub struct SearchHit {
@@ -116,17 +160,38 @@ pub struct SearchHit {
     pub rank: usize,
     /// The document's id, exactly as it was given.
     pub id: String,
-    /// Inner product of the document's vector with the averaged vector.
+    /// By ranking. Dense: inner product of the document's vector with the averaged vector. Lexical: BM25. Hybrid: the sum
+    /// of weight / (k + rank).
     pub score: f32,
-    /// The document's title.
-    pub title: String,
-    /// The document's text.
-    pub text: String,
-    /// The document's metadata.
-    pub metadata: Map<String, Value>,
+    /// The document's title, text and metadata; none when the search left them out.
+    #[serde(flatten)]
+    pub document: Option<HitDocument>,
     /// How the hit was found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explain: Option<HitExplanation>,
+}
+
+/// Which way the index searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Searched {
+    /// By vector; none when it did not.
+    pub dense: Option<How>,
+    /// Whether it searched by words.
+    pub lexical: bool,
+}
+
+impl Serialize for Searched {
+    /// `exact`, `lexical`, `hnsw+lexical`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let dense = match self.dense {
+            Some(How::Exact) => "exact",
+            Some(How::Hnsw) => "hnsw",
+            Some(How::FilteredExact) => "filtered_exact",
+            Some(How::FilteredHnsw) => "filtered_hnsw",
+            None => return serializer.serialize_str("lexical"),
+        };
+        serializer.serialize_str(&if self.lexical { format!("{dense}+lexical") } else { dense.to_owned() })
+    }
 }
 
 /// A whole answer.
@@ -140,10 +205,34 @@ pub struct SearchAnswer {
     pub expansion: ExpansionReport,
     /// The bundle that answered.
     pub bundle: String,
+    /// What ranked the documents.
+    pub ranking: Ranking,
     /// Which way the index searched.
-    pub searched: How,
+    pub searched: Searched,
     /// Wall time from the request's arrival to this answer, in milliseconds.
     pub took_ms: f64,
     /// Where the time went.
     pub timings: Timings,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn searched_names_each_way() {
+        let name = |dense, lexical| serde_json::to_value(Searched { dense, lexical }).unwrap();
+        for how in [How::Exact, How::Hnsw, How::FilteredExact, How::FilteredHnsw] {
+            // The index's own names.
+            assert_eq!(name(Some(how), false), serde_json::to_value(how).unwrap());
+        }
+        assert_eq!(name(None, true), "lexical");
+        assert_eq!(name(Some(How::Hnsw), true), "hnsw+lexical");
+    }
+
+    #[test]
+    fn explanations_tell_absent_from_null() {
+        let explanation = HitExplanation { vectors: None, dense: None, lexical: Some(None) };
+        assert_eq!(serde_json::to_string(&explanation).unwrap(), r#"{"lexical":null}"#);
+    }
 }

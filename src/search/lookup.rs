@@ -3,12 +3,13 @@
 
 use std::{sync::Arc, time::Instant};
 
-use expandr_index::{Filter, Hit, How};
+use expandr_index::{Document, Filter, Hit, How, Index, LexicalRequest};
 
 use super::{
-    answer::{HitExplanation, SearchHit},
+    answer::{HitDocument, HitExplanation, SearchHit, VectorExplanation},
     average::dot,
     check::CheckedSearch,
+    ranking::Ranked,
     timings::milliseconds,
 };
 use crate::{
@@ -44,47 +45,85 @@ pub(super) async fn search_index(
     .await
 }
 
-/// What explanations compare with: the query's vector, and the keys of the raw hits, best first.
-pub(super) struct RawSide {
-    pub(super) query_vector: Vec<f32>,
-    pub(super) keys: Vec<u64>,
+/// Searches by the query's words on a blocking thread; the milliseconds are those of the search itself.
+pub(super) async fn search_words(
+    bundle: &Arc<Bundle>,
+    top_k: usize,
+    request: &CheckedSearch,
+) -> Result<(Vec<Hit>, f64), Problem> {
+    let index = bundle.index.clone();
+    let filter: Option<Filter> = request.filter.clone();
+    let query = request.query.clone();
+    blocking(move || {
+        let start = Instant::now();
+        let search = LexicalRequest { text: &query, top_k, filter: filter.as_ref() };
+        Ok((index.search_lexical(&search)?.hits, milliseconds(start.elapsed())))
+    })
+    .await
 }
 
-/// Reads the documents of `hits` and explains them where asked for. A document deleted meanwhile is left out.
+/// What explanations compare with: the vectors that were searched with, and the keys of the raw hits, best first.
+pub(super) struct VectorSide {
+    pub(super) query_vector: Vec<f32>,
+    pub(super) expansion_vectors: Vec<Vec<f32>>,
+    pub(super) raw_keys: Vec<u64>,
+}
+
+impl VectorSide {
+    fn explain(&self, vector: &[f32], key: u64) -> VectorExplanation {
+        VectorExplanation {
+            query_cosine: dot(vector, &self.query_vector),
+            expansion_cosines: self.expansion_vectors.iter().map(|e| dot(vector, e)).collect(),
+            rank_without_expansion: self.raw_keys.iter().position(|raw| *raw == key).map(|at| at + 1),
+        }
+    }
+}
+
+/// Reads the documents of `ranked`, or their ids alone, and explains them where asked for. A document deleted meanwhile is left out.
 pub(super) async fn fetch(
     bundle: &Arc<Bundle>,
     request: &CheckedSearch,
-    hits: Vec<Hit>,
-    raw: RawSide,
-    expansion_vectors: Vec<Vec<f32>>,
+    ranked: Vec<Ranked>,
+    vector_side: Option<VectorSide>,
 ) -> Result<Vec<SearchHit>, Problem> {
     let index = bundle.index.clone();
     let explain = request.explain;
+    let include_text = request.include_text;
     blocking(move || {
-        let keys: Vec<u64> = hits.iter().map(|hit| hit.key).collect();
-        let documents = index.documents(&keys)?;
-        let vectors = if explain { index.vectors(&keys) } else { vec![None; keys.len()] };
-        let mut found = Vec::with_capacity(hits.len());
-        for ((hit, document), vector) in hits.iter().zip(documents).zip(vectors) {
-            let Some(document) = document else { continue };
-            let explain = vector.map(|vector| HitExplanation {
-                query_cosine: dot(&vector, &raw.query_vector),
-                expansion_cosines: expansion_vectors.iter().map(|e| dot(&vector, e)).collect(),
-                rank_without_expansion: raw.keys.iter().position(|key| *key == hit.key).map(|at| at + 1),
+        let keys: Vec<u64> = ranked.iter().map(|ranked| ranked.hit.key).collect();
+        let documents =
+            if include_text { whole_documents(&index, &keys)? } else { ids_alone(&index, &keys)? };
+        let wants_vectors = explain && vector_side.is_some();
+        let vectors = if wants_vectors { index.vectors(&keys) } else { vec![None; keys.len()] };
+        let mut found = Vec::with_capacity(ranked.len());
+        for ((ranked, document), vector) in ranked.iter().zip(documents).zip(vectors) {
+            let Some((id, document)) = document else { continue };
+            let side = vector_side.as_ref().zip(vector);
+            let explain = explain.then(|| HitExplanation {
+                vectors: side.map(|(side, vector)| side.explain(&vector, ranked.hit.key)),
+                dense: ranked.dense,
+                lexical: ranked.lexical,
             });
-            found.push(SearchHit {
-                rank: found.len() + 1,
-                id: document.id,
-                score: hit.score,
-                title: document.title,
-                text: document.text,
-                metadata: document.metadata,
-                explain,
-            });
+            found.push(SearchHit { rank: found.len() + 1, id, score: ranked.hit.score, document, explain });
         }
         Ok(found)
     })
     .await
+}
+
+/// By key: a document's id and what a hit says of it; none for one that is gone.
+type Fetched = Vec<Option<(String, Option<HitDocument>)>>;
+
+fn whole_documents(index: &Index, keys: &[u64]) -> Result<Fetched, expandr_index::Error> {
+    let whole = |document: Document| {
+        let Document { id, title, text, metadata } = document;
+        (id, Some(HitDocument { title, text, metadata }))
+    };
+    Ok(index.documents(keys)?.into_iter().map(|document| document.map(whole)).collect())
+}
+
+fn ids_alone(index: &Index, keys: &[u64]) -> Result<Fetched, expandr_index::Error> {
+    Ok(index.ids(keys)?.into_iter().map(|id| id.map(|id| (id, None))).collect())
 }
 
 /// Runs index work on a blocking thread.

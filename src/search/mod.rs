@@ -8,6 +8,7 @@ pub mod expansion;
 pub mod flight;
 mod lookup;
 mod pipeline;
+mod ranking;
 pub mod request;
 pub mod timings;
 

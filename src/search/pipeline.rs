@@ -1,5 +1,5 @@
-//! The search pipeline: one deadline, raw search beside generation, average, search, and a raw answer when no
-//! expansion came.
+//! The search pipeline: one deadline, raw search beside generation and search by words, average, search, fuse, and a raw
+//! answer when no expansion came.
 
 use std::{
     sync::Arc,
@@ -13,12 +13,13 @@ use tokio::time::{Instant as TokioInstant, timeout_at};
 
 use super::{
     admission::Admission,
-    answer::{DegradedReason, ExpansionReport, ExpansionStatus, SearchAnswer},
-    average::{expanded_query, normalize},
-    check::{CheckedExpansion, CheckedSearch, SearchLimits},
+    answer::{DegradedReason, ExpansionReport, ExpansionStatus, SearchAnswer, Searched},
+    average::{dot, expanded_query, normalize},
+    check::{CheckedExpansion, CheckedRanking, CheckedSearch, SearchLimits},
     expansion::{Passages, passages},
     flight::Flights,
-    lookup::{Found, RawSide, fetch, search_index},
+    lookup::{Found, VectorSide, fetch, search_index, search_words},
+    ranking::{self, Ranked},
     request::OnFailure,
     timings::{Timings, milliseconds, timed},
 };
@@ -27,9 +28,6 @@ use crate::{
     http::problem::{Code, Problem},
     metrics::Metrics,
 };
-
-/// Raw hits that `explain` ranks, at least.
-const EXPLAINED_RAW_HITS: usize = 100;
 
 /// How a service searches.
 #[derive(Clone, Debug)]
@@ -77,6 +75,17 @@ struct Raw {
     found: Found,
     encode_ms: f64,
     search_ms: f64,
+}
+
+/// What ranking gave, before the documents are read.
+struct Outcome {
+    ranked: Vec<Ranked>,
+    report: ExpansionReport,
+    searched: Searched,
+    /// None when no vector was searched with.
+    vectors: Option<VectorSide>,
+    /// Wall time of what ran side by side.
+    parallel_ms: f64,
 }
 
 impl SearchService {
@@ -128,7 +137,9 @@ impl SearchService {
         metrics.cache_bytes.set(i64::try_from(self.flights.cached_bytes()).unwrap_or(i64::MAX));
         let stats = bundle.index.stats();
         metrics.index_documents.set(i64::try_from(stats.documents).unwrap_or(i64::MAX));
-        for (part, bytes) in [("store", stats.store_bytes), ("vectors", stats.vector_bytes)] {
+        let lexical = stats.lexical.map_or(0, |lexical| lexical.file_bytes);
+        let parts = [("store", stats.store_bytes), ("vectors", stats.vector_bytes), ("lexical", lexical)];
+        for (part, bytes) in parts {
             metrics.index_bytes.with_label_values(&[part]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
     }
@@ -148,65 +159,108 @@ impl SearchService {
         let deadline = TokioInstant::from_std(started) + Duration::from_millis(request.timeout_ms);
         let mut timings = Timings::default();
 
-        let phase_start = Instant::now();
-        let raw = async {
-            let raw = timeout_at(deadline, self.search_raw(&bundle, &request)).await;
-            raw.unwrap_or_else(|_| Err(deadline_exceeded(request.timeout_ms)))
-        };
-        let expansion = async {
-            match &request.expansion {
-                Some(expansion) => {
-                    let passages = self.write_passages(&bundle, &request.query, expansion, started, deadline);
-                    Ok(Some(timed(passages).await))
-                }
-                None => Ok(None),
+        let ranked = match request.ranking {
+            CheckedRanking::Lexical => self.rank_by_words(&bundle, &request, deadline, &mut timings).await?,
+            CheckedRanking::Dense | CheckedRanking::Hybrid(_) => {
+                self.rank_by_vectors(&bundle, &request, started, deadline, &mut timings).await?
             }
         };
-        let (raw, written) = tokio::try_join!(raw, expansion)?;
+        let Outcome { ranked, report, searched, vectors, parallel_ms } = ranked;
+        let (hits, ms) = timed(fetch(&bundle, &request, ranked, vectors)).await;
+        timings.fetch_ms = ms;
+        timings.finish(started.elapsed(), parallel_ms);
+        let ranking = request.ranking.kind();
+        self.metrics.observe_search(ranking, &report, &timings);
+        Ok(SearchAnswer {
+            request_id: request_id.to_owned(),
+            hits: hits?,
+            expansion: report,
+            bundle: bundle.id.to_string(),
+            ranking,
+            searched,
+            took_ms: timings.total_ms,
+            timings,
+        })
+    }
+
+    /// Ranks by words alone: no encoder, no language model.
+    async fn rank_by_words(
+        &self,
+        bundle: &Arc<Bundle>,
+        request: &CheckedSearch,
+        deadline: TokioInstant,
+        timings: &mut Timings,
+    ) -> Result<Outcome, Problem> {
+        let phase_start = Instant::now();
+        let found = timeout_at(deadline, search_words(bundle, request.top_k, request)).await;
+        let (hits, ms) = found.unwrap_or_else(|_| Err(deadline_exceeded(request.timeout_ms)))?;
+        timings.search_lexical_ms = ms;
+        Ok(Outcome {
+            ranked: ranking::by_words(hits),
+            report: ExpansionReport::without(ExpansionStatus::Disabled),
+            searched: Searched { dense: None, lexical: true },
+            vectors: None,
+            parallel_ms: milliseconds(phase_start.elapsed()),
+        })
+    }
+
+    /// Ranks by the averaged vector, or the query's alone, and fuses that with the ranking by words where asked for.
+    async fn rank_by_vectors(
+        &self,
+        bundle: &Arc<Bundle>,
+        request: &CheckedSearch,
+        started: Instant,
+        deadline: TokioInstant,
+        timings: &mut Timings,
+    ) -> Result<Outcome, Problem> {
+        let phase_start = Instant::now();
+        let late = || deadline_exceeded(request.timeout_ms);
+        let raw = async {
+            let raw = timeout_at(deadline, self.search_raw(bundle, request)).await;
+            raw.unwrap_or_else(|_| Err(late()))
+        };
+        let expansion = async {
+            let Some(expansion) = &request.expansion else { return Ok(None) };
+            let passages = self.write_passages(bundle, &request.query, expansion, started, deadline);
+            Ok(Some(timed(passages).await))
+        };
+        let words = async {
+            let CheckedRanking::Hybrid(fusion) = request.ranking else { return Ok(None) };
+            let found = timeout_at(deadline, search_words(bundle, fusion.depth, request)).await;
+            Ok(Some((fusion, found.unwrap_or_else(|_| Err(late()))?)))
+        };
+        let (raw, written, words) = tokio::try_join!(raw, expansion, words)?;
         let parallel_ms = milliseconds(phase_start.elapsed());
         timings.encode_query_ms = raw.encode_ms;
         timings.search_raw_ms = raw.search_ms;
 
         let mut report = ExpansionReport::without(ExpansionStatus::Disabled);
-        let mut expansion_vectors = Vec::new();
         let mut expanded = None;
         if let Some((passages, ms)) = written {
             timings.expansion_ms = ms;
             timings.first_token_ms = passages.first_token_ms;
             report = passages.report;
             if !report.texts.is_empty() {
-                let found = self
-                    .search_expanded(&bundle, &request, &raw, &mut report, deadline, &mut timings)
-                    .await?;
-                if let Some((vectors, found)) = found {
-                    expansion_vectors = vectors;
-                    expanded = Some(found);
-                }
+                expanded =
+                    self.search_expanded(bundle, request, &raw, &mut report, deadline, timings).await?;
             }
-            self.refuse_degraded(&request, &report)?;
+            self.refuse_degraded(request, &report)?;
         }
-        let mut found = expanded.unwrap_or_else(|| raw.found.clone());
-        found.hits.truncate(request.top_k);
-
-        let searched = found.how;
-        let raw = RawSide {
-            keys: raw.found.hits.iter().map(|hit| hit.key).collect(),
-            query_vector: raw.query_vector,
+        let raw_keys = raw.found.hits.iter().map(|hit| hit.key).collect();
+        let (expansion_vectors, dense) = expanded.unwrap_or((Vec::new(), raw.found));
+        let vectors = VectorSide { query_vector: raw.query_vector, expansion_vectors, raw_keys };
+        let searched = Searched { dense: Some(dense.how), lexical: words.is_some() };
+        let ranked = match words {
+            None => ranking::by_vectors(dense.hits, request.top_k),
+            Some((fusion, (lexical, ms))) => {
+                timings.search_lexical_ms = ms;
+                let fuse_start = Instant::now();
+                let ranked = ranking::fuse(&dense.hits, &lexical, fusion, request.top_k);
+                timings.fuse_ms = milliseconds(fuse_start.elapsed());
+                ranked
+            }
         };
-        let fetch = fetch(&bundle, &request, found.hits, raw, expansion_vectors);
-        let (hits, ms) = timed(fetch).await;
-        timings.fetch_ms = ms;
-        timings.finish(started.elapsed(), parallel_ms);
-        self.metrics.observe_search(&report, &timings);
-        Ok(SearchAnswer {
-            request_id: request_id.to_owned(),
-            hits: hits?,
-            expansion: report,
-            bundle: bundle.id.to_string(),
-            searched,
-            took_ms: timings.total_ms,
-            timings,
-        })
+        Ok(Outcome { ranked, report, searched, vectors: Some(vectors), parallel_ms })
     }
 
     /// Writes the passages for a query without searching.
@@ -256,14 +310,13 @@ impl SearchService {
         let (vectors, encode_ms) = timed(encoded).await;
         let mut query_vector = vectors?.pop().unwrap_or_default();
         normalize(&mut query_vector);
-        let top_k = if request.explain { request.top_k.max(EXPLAINED_RAW_HITS) } else { request.top_k };
-        let search = search_index(bundle, query_vector.clone(), top_k, request);
+        let search = search_index(bundle, query_vector.clone(), ranking::raw_depth(request), request);
         let (found, search_ms) = search.await?;
         Ok(Raw { query_vector, found, encode_ms, search_ms })
     }
 
-    /// Embeds the passages of `report`, averages, and searches. None, with `report` degraded, when there was no time or no
-    /// place for that.
+    /// Embeds the passages of `report`, averages, searches, and adds to `report` how far that led from the query. None, with
+    /// `report` degraded, when there was no time or no place for that.
     async fn search_expanded(
         &self,
         bundle: &Arc<Bundle>,
@@ -295,8 +348,12 @@ impl SearchService {
             degrade(report, DegradedReason::EmptyOutput, "query and passage cancel each other out");
             return Ok(None);
         }
-        let (found, ms) = search_index(bundle, averaged, request.top_k, request).await?;
+        let (found, ms) =
+            search_index(bundle, averaged, ranking::expanded_depth(request), request).await?;
         timings.search_ms = ms;
+        let cosines = vectors.iter().map(|vector| dot(&raw.query_vector, vector));
+        report.query_cosine = Some(cosines.sum::<f32>() / vectors.len() as f32);
+        report.raw_overlap_at_10 = ranking::overlap(&raw.found.hits, &found.hits);
         Ok(Some((vectors, found)))
     }
 

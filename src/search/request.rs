@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use clap::ValueEnum;
 use expandr_index::{Filter, SearchMode};
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize,
     de::{MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
@@ -22,6 +23,10 @@ pub struct SearchRequest {
     /// How many hits, 1 to 1000; default 10.
     #[serde(alias = "limit", alias = "k")]
     pub top_k: Option<usize>,
+    /// What ranks the documents; default: as the server is configured.
+    pub ranking: Option<Ranking>,
+    /// How `hybrid` puts its two rankings together.
+    pub hybrid: Option<HybridRequest>,
     /// Whether and how to expand; default: as the server is configured.
     pub expansion: Option<ExpansionChoice>,
     /// Only documents whose metadata matches.
@@ -29,6 +34,9 @@ pub struct SearchRequest {
     /// Whether to say per hit how it was found.
     #[serde(default)]
     pub explain: bool,
+    /// Whether hits carry title, text and metadata of their documents; default true.
+    #[serde(default = "yes")]
+    pub include_text: bool,
     /// Which way the index searches; default `auto`.
     #[serde(default)]
     pub search_mode: SearchMode,
@@ -36,6 +44,48 @@ pub struct SearchRequest {
     pub ef: Option<usize>,
     /// Deadline of the whole request in milliseconds; default and limit: as the server is configured.
     pub timeout_ms: Option<u64>,
+}
+
+/// What ranks the documents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Ranking {
+    /// The inner product of vectors.
+    #[default]
+    Dense,
+    /// BM25 over words.
+    Lexical,
+    /// Both, fused by their ranks.
+    Hybrid,
+}
+
+impl Ranking {
+    /// The name on the wire and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dense => "dense",
+            Self::Lexical => "lexical",
+            Self::Hybrid => "hybrid",
+        }
+    }
+}
+
+/// The `hybrid` object: weighted reciprocal rank fusion, score = Σ weight / (k + rank).
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HybridRequest {
+    /// How little the first ranks count more than the others; default 60.
+    pub k: Option<f64>,
+    /// Weight of the ranking by vectors; default 1.
+    pub dense_weight: Option<f64>,
+    /// Weight of the ranking by words; default 1.
+    pub lexical_weight: Option<f64>,
+    /// How many hits of each ranking are fused; default 100, or `top_k` if that is more.
+    pub depth: Option<usize>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// `expansion`: true, false, or an object.

@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// Wall time of each stage in milliseconds; 0 for a stage that did not run. `encode_query` and `search_raw` run beside
-/// `expansion`; the others follow one another.
+/// Wall time of each stage in milliseconds; 0 for a stage that did not run. `encode_query` and `search_raw`, `expansion`, and
+/// `search_lexical` run side by side; the others follow one another.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Timings {
     /// Embedding the query, queue included.
     pub encode_query_ms: f64,
     /// Searching with the query alone.
     pub search_raw_ms: f64,
+    /// Searching by words.
+    pub search_lexical_ms: f64,
     /// Getting the passages: cache, queue and generation.
     pub expansion_ms: f64,
     /// From the request for a passage to its first token; 0 when none was generated.
@@ -21,6 +23,8 @@ pub struct Timings {
     pub encode_expansion_ms: f64,
     /// Searching with the averaged vector.
     pub search_ms: f64,
+    /// Putting the rankings by vectors and by words together.
+    pub fuse_ms: f64,
     /// Reading the documents and, if asked for, explaining the hits.
     pub fetch_ms: f64,
     /// What the service itself took: the total less the stages on the longest path.
@@ -43,12 +47,12 @@ pub fn milliseconds(duration: Duration) -> f64 {
 
 impl Timings {
     /// Fills in the total and the service's own share. `parallel_ms` is the wall time of the phase in which the raw
-    /// search and the expansion ran side by side.
+    /// search, the expansion and the search by words ran side by side.
     pub fn finish(&mut self, total: Duration, parallel_ms: f64) {
         self.total_ms = milliseconds(total);
         let raw = self.encode_query_ms + self.search_raw_ms;
-        let first_phase = raw.max(self.expansion_ms).min(parallel_ms);
-        let later = self.encode_expansion_ms + self.search_ms + self.fetch_ms;
+        let first_phase = raw.max(self.expansion_ms).max(self.search_lexical_ms).min(parallel_ms);
+        let later = self.encode_expansion_ms + self.search_ms + self.fuse_ms + self.fetch_ms;
         self.own_ms = (self.total_ms - first_phase - later).max(0.0);
     }
 
@@ -57,10 +61,12 @@ impl Timings {
         [
             ("encode_query", self.encode_query_ms),
             ("search_raw", self.search_raw_ms),
+            ("search_lexical", self.search_lexical_ms),
             ("expansion", self.expansion_ms),
             ("first_token", self.first_token_ms),
             ("encode_expansion", self.encode_expansion_ms),
             ("search", self.search_ms),
+            ("fuse", self.fuse_ms),
             ("fetch", self.fetch_ms),
             ("own", self.own_ms),
             ("total", self.total_ms),

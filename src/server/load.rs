@@ -3,19 +3,20 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use anyhow::Context;
-use expandr_index::{Index, IndexConfig};
+use expandr_index::{Bm25, Index, IndexConfig};
 use expandr_models::{
     Encoder, Expander,
+    decoder::DecoderOptions,
     encoder::EncoderOptions,
     expander::{
-        PromptTemplate,
+        PromptTemplate, batched,
         mistral::{self, MistralOptions},
         openai::{OpenAiExpander, OpenAiOptions},
     },
     weights::{self, Role},
 };
 
-use super::options::{Models, ServeOptions};
+use super::options::{ExpanderEngine, Lexical, Models, ServeOptions};
 use crate::bundle::Bundle;
 
 /// Loads models and index.
@@ -55,6 +56,9 @@ async fn open_index(options: &ServeOptions, encoder: &dyn Encoder) -> anyhow::Re
     let config = IndexConfig {
         exact_threshold: options.search.exact_threshold,
         ef_search: options.search.ef,
+        lexical: options.search.lexical == Lexical::On,
+        bm25: Bm25 { k1: options.search.bm25_k1, b: options.search.bm25_b },
+        lexical_memory_bytes: options.search.lexical_memory_mib << 20,
         ..IndexConfig::new(&info.id, info.dimension)
     };
     let folder = options.places.index_dir.clone();
@@ -79,18 +83,49 @@ async fn load_expander(models_dir: &Path, models: &Models) -> anyhow::Result<Opt
         let resolved =
             tokio::task::spawn_blocking(move || weights::resolve(&models_dir, &spec, Role::Expander))
                 .await??;
-        let options = MistralOptions {
-            device: models.device,
-            isq: models.expander_isq.clone(),
-            max_concurrency: models.expander_concurrency,
-            queue_capacity: models.expander_queue,
-            ..MistralOptions::default()
-        };
-        let expander: Arc<dyn Expander> = mistral::load(&resolved.path, options).await?;
-        expander
+        load_in_process(&resolved.path, models).await?
     };
     let info = expander.info();
     let took_ms = start.elapsed().as_millis() as u64;
     tracing::info!(id = %info.id, engine = info.engine, device = %info.device, took_ms, "expander loaded");
     Ok(Some(expander))
+}
+
+/// A language model in this process, by the engine that was chosen or fits.
+async fn load_in_process(path: &Path, models: &Models) -> anyhow::Result<Arc<dyn Expander>> {
+    if use_batched(path, models)? {
+        let options = DecoderOptions {
+            places: models.expander_concurrency,
+            queue_capacity: models.expander_queue,
+            ..DecoderOptions::default()
+        };
+        return Ok(batched::load(path, options).await?);
+    }
+    let options = MistralOptions {
+        device: models.device,
+        isq: models.expander_isq.clone(),
+        max_concurrency: models.expander_concurrency,
+        queue_capacity: models.expander_queue,
+        ..MistralOptions::default()
+    };
+    Ok(mistral::load(path, options).await?)
+}
+
+/// Whether our own decoder runs this checkpoint.
+fn use_batched(path: &Path, models: &Models) -> anyhow::Result<bool> {
+    let is_cpu = || anyhow::Ok(models.device.open()?.is_cpu());
+    match models.expander_engine {
+        ExpanderEngine::Mistralrs => Ok(false),
+        ExpanderEngine::Auto => Ok(models.expander_isq.is_none() && batched::supports(path) && is_cpu()?),
+        ExpanderEngine::Batched if models.expander_isq.is_some() => {
+            anyhow::bail!(
+                "the engine batched can't quantise; leave --expander-isq out, or use the engine mistralrs"
+            )
+        }
+        ExpanderEngine::Batched if !is_cpu()? => {
+            anyhow::bail!("the engine batched runs on a CPU; use --device cpu, or the engine mistralrs")
+        }
+        // Loading says what is wrong with a checkpoint that it can't run.
+        ExpanderEngine::Batched => Ok(true),
+    }
 }

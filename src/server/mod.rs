@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 pub use load::load_bundle;
-pub use options::{Expansion, Limits, Models, Places, Search, ServeOptions};
+pub use options::{Expansion, Lexical, Limits, Models, Places, Search, ServeOptions};
 
 use crate::{
     documents::{DocumentLimits, Spool},
@@ -27,7 +27,7 @@ use crate::{
         router,
     },
     metrics::Metrics,
-    search::{SearchService, SearchSettings, check::SearchLimits},
+    search::{SearchService, SearchSettings, check::SearchLimits, request::Ranking},
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -47,6 +47,12 @@ pub async fn serve(
     stop: CancellationToken,
     ready: impl FnOnce(SocketAddr, &Arc<AppState>),
 ) -> anyhow::Result<()> {
+    let Search { ranking, lexical, .. } = options.search;
+    anyhow::ensure!(
+        ranking == Ranking::Dense || lexical == Lexical::On,
+        "--ranking {} needs the lexical index, and --lexical off leaves it out; use --lexical on or --ranking dense",
+        ranking.name()
+    );
     let loopback = options.places.listen.ip().is_loopback();
     let limits = &options.limits;
     let keys = Keys::new(&limits.read_keys, &limits.write_keys, &limits.admin_keys, loopback)
@@ -170,6 +176,8 @@ fn search_settings(options: &ServeOptions) -> SearchSettings {
             timeout_ms: search.timeout_ms,
             expansion_timeout_ms: search.expansion_timeout_ms.min(search.timeout_ms),
             expand_by_default: has_expander && search.expansion == Expansion::Always,
+            default_ranking: search.ranking,
+            lexical: search.lexical == Lexical::On,
         },
         min_partial_words: search.expansion_min_words,
         reserve: Duration::from_millis(search.reserve_ms),

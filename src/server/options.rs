@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, ValueEnum};
 use expandr_models::device::DeviceChoice;
 
+use crate::search::request::Ranking;
+
 /// Where things are.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Places")]
@@ -52,8 +54,13 @@ pub struct Models {
     #[arg(long, env = "EXPANDR_EXPANDER_ISQ")]
     pub expander_isq: Option<String>,
 
-    /// Passages written at once: on a GPU the batch of the language model, for a remote server the connections. A
-    /// language model on a CPU always writes one at a time.
+    /// What runs the language model in this process: batched (our own decoder: a CPU, Hugging Face folders of type llama or
+    /// qwen2), mistralrs (the rest; one passage at a time on a CPU), or auto, which takes batched wherever it can.
+    #[arg(long, env = "EXPANDR_EXPANDER_ENGINE", value_enum, default_value_t = ExpanderEngine::Auto)]
+    pub expander_engine: ExpanderEngine,
+
+    /// Passages written at once: the batch of the language model, or for a remote server the connections. (mistralrs on
+    /// a CPU always writes one at a time.)
     #[arg(long, env = "EXPANDR_EXPANDER_CONCURRENCY", default_value_t = 32)]
     pub expander_concurrency: usize,
 
@@ -66,10 +73,41 @@ pub struct Models {
     pub encoder_queue: usize,
 }
 
+/// What runs the language model in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExpanderEngine {
+    /// `Batched` where it can run the checkpoint, else `Mistralrs`.
+    Auto,
+    /// Our own decoder.
+    Batched,
+    /// mistralrs.
+    Mistralrs,
+}
+
 /// How searches run.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Search")]
 pub struct Search {
+    /// What ranks the documents when a request doesn't say: vectors, words (BM25), or both, fused by their ranks.
+    #[arg(long, env = "EXPANDR_RANKING", value_enum, default_value_t = Ranking::Dense)]
+    pub ranking: Ranking,
+
+    /// Whether documents can be searched by their words. Off saves the disk and the memory, and removes what is there for it.
+    #[arg(long, env = "EXPANDR_LEXICAL", value_enum, default_value_t = Lexical::On)]
+    pub lexical: Lexical,
+
+    /// BM25's k1: how much further occurrences of a word add. Takes effect at once, nothing is built anew.
+    #[arg(long, env = "EXPANDR_BM25_K1", default_value_t = 0.9)]
+    pub bm25_k1: f32,
+
+    /// BM25's b: how much long documents are held back, 0 to 1.
+    #[arg(long, env = "EXPANDR_BM25_B", default_value_t = 0.4)]
+    pub bm25_b: f32,
+
+    /// Memory in MiB for documents on their way into the lexical index.
+    #[arg(long, env = "EXPANDR_LEXICAL_MEMORY_MIB", default_value_t = 64)]
+    pub lexical_memory_mib: usize,
+
     /// Whether to expand when a request doesn't say.
     #[arg(long, env = "EXPANDR_EXPANSION", value_enum, default_value_t = Expansion::Always)]
     pub expansion: Expansion,
@@ -113,6 +151,15 @@ pub struct Search {
     /// Candidates that the HNSW graph keeps while searching, when a request doesn't say.
     #[arg(long, env = "EXPANDR_EF", default_value_t = 64)]
     pub ef: usize,
+}
+
+/// Whether there is a lexical index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Lexical {
+    /// Documents can be searched by their words.
+    On,
+    /// Only by vector.
+    Off,
 }
 
 /// Whether to expand when a request doesn't say.

@@ -8,7 +8,7 @@ use expandr::{
     documents::{DocumentLimits, Spool},
     http::{AppState, HttpLimits, auth::Keys, router},
     metrics::Metrics,
-    search::{SearchService, SearchSettings, check::SearchLimits},
+    search::{SearchService, SearchSettings, check::SearchLimits, request::Ranking},
 };
 use expandr_index::{Index, IndexConfig};
 use expandr_models::{
@@ -34,6 +34,7 @@ struct Setup {
     encoder_delay: Duration,
     permits: usize,
     keys: Keys,
+    lexical: bool,
 }
 
 impl Default for Setup {
@@ -43,6 +44,7 @@ impl Default for Setup {
             encoder_delay: Duration::ZERO,
             permits: 64,
             keys: Keys::new(&[], &[], &[], true).unwrap(),
+            lexical: true,
         }
     }
 }
@@ -52,7 +54,10 @@ impl Double {
         let folder = tempfile::tempdir().unwrap();
         let encoder = Arc::new(HashEncoder::new(64).with_delay(setup.encoder_delay));
         let expander = Arc::new(ScriptedExpander::new(setup.script));
-        let config = IndexConfig::new(&encoder.info().id, encoder.info().dimension);
+        let config = IndexConfig {
+            lexical: setup.lexical,
+            ..IndexConfig::new(&encoder.info().id, encoder.info().dimension)
+        };
         let index = Arc::new(Index::open(folder.path(), config).unwrap());
         let bundle = Bundle::new(encoder.clone(), Some(expander.clone()), index, PromptTemplate::q2d());
         let settings = SearchSettings {
@@ -64,6 +69,8 @@ impl Double {
                 timeout_ms: 20_000,
                 expansion_timeout_ms: 10_000,
                 expand_by_default: true,
+                default_ranking: Ranking::Dense,
+                lexical: setup.lexical,
             },
             min_partial_words: 5,
             reserve: Duration::from_millis(50),
@@ -288,6 +295,31 @@ async fn a_batch_answers_as_single_searches_do() {
         assert_eq!(batch["results"][i]["hits"], single["hits"]);
         assert_eq!(batch["results"][i]["expansion"]["texts"], single["expansion"]["texts"]);
     }
+}
+
+#[tokio::test]
+async fn hits_leave_their_texts_out_where_asked() {
+    let double = Double::filled(Setup::default()).await;
+    let search = json!({"query": "apples", "expansion": false, "explain": true});
+    let (_, whole) = double.search(search.clone()).await;
+    let (status, short) = double.search(merged(&search, json!({"include_text": false}))).await;
+    assert_eq!(status, 200, "{short}");
+    let (whole, short) = (whole["hits"].as_array().unwrap(), short["hits"].as_array().unwrap());
+    assert_eq!((whole.len(), short.len()), (3, 3));
+    for (whole, short) in whole.iter().zip(short) {
+        assert!(whole["text"].is_string() && whole["title"].is_string() && whole["metadata"].is_object());
+        let mut expected = whole.as_object().unwrap().clone();
+        expected.retain(|name, _| !["title", "text", "metadata"].contains(&name.as_str()));
+        assert_eq!(short, &Value::Object(expected));
+    }
+    let (status, problem) = double.search(merged(&search, json!({"include_text": "no"}))).await;
+    assert_eq!((status, &problem["errors"][0]["pointer"]), (422, &json!("/include_text")), "{problem}");
+}
+
+fn merged(search: &Value, more: Value) -> Value {
+    let mut search = search.as_object().unwrap().clone();
+    search.extend(more.as_object().unwrap().clone());
+    Value::Object(search)
 }
 
 #[tokio::test]

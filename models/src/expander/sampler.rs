@@ -1,80 +1,47 @@
-//! Drawing tokens with a seed per request, inside mistralrs' own loop.
+//! Drawing tokens: temperature, nucleus, and a generator with a seed per request.
 //!
-//! mistralrs has one random generator for all requests, so that a sample can't be repeated. It lets a request bring a
-//! processor of logits, though: ours draws the token itself and leaves the engine, which decodes greedily, that one to
-//! choose. The processor lives exactly as long as the engine's sequence, so it also counts the tokens and holds the place.
+//! The engines in this process share it, so that the same logits and the same seed draw the same token in each. The
+//! generator is ChaCha, which gives the same numbers on every machine and in every version.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
-};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
-use candle_core::Tensor;
-use mistralrs::CustomLogitsProcessor;
-use tokio::sync::oneshot;
-
-use crate::expander::{Sampling, gate::Place};
+use super::Sampling;
 
 /// The first sizes of the head of the distribution that are looked at for the nucleus.
 const HEADS: [usize; 3] = [64, 1024, 16_384];
 
-/// Rides along with a sequence in the engine.
-pub(super) struct Rider {
-    draw: Option<Mutex<Draw>>,
-    tokens: Arc<AtomicUsize>,
-    // Dropped in this order: the place is free when the news arrives.
-    _place: Place,
-    _gone: oneshot::Sender<()>,
-}
-
-impl Rider {
-    /// A rider, the tokens that it has seen, and what resolves (with an error) when the engine has dropped the sequence.
-    pub(super) fn new(sampling: &Sampling, place: Place) -> (Self, Arc<AtomicUsize>, oneshot::Receiver<()>) {
-        let tokens = Arc::new(AtomicUsize::new(0));
-        let (gone, is_gone) = oneshot::channel();
-        let is_greedy = sampling.temperature <= 0.0;
-        let draw = (!is_greedy).then(|| Mutex::new(Draw::new(sampling)));
-        (Self { draw, tokens: Arc::clone(&tokens), _place: place, _gone: gone }, tokens, is_gone)
-    }
-}
-
-impl CustomLogitsProcessor for Rider {
-    fn apply(&self, logits: &Tensor, _context: &[u32]) -> candle_core::Result<Tensor> {
-        self.tokens.fetch_add(1, Ordering::SeqCst);
-        let Some(draw) = &self.draw else { return Ok(logits.clone()) };
-        let mut chances = logits.to_vec1::<f32>()?;
-        let drawn = draw.lock().unwrap_or_else(PoisonError::into_inner).token(&chances);
-        let Some(drawn) = drawn else { candle_core::bail!("the model's logits are not finite") };
-        chances.fill(0.0);
-        chances[drawn] = 1.0;
-        Tensor::from_vec(chances, logits.shape(), logits.device())
-    }
-}
-
 /// Temperature and nucleus sampling with a generator of its own.
-struct Draw {
-    random: SplitMix64,
+pub(crate) struct Draw {
+    random: ChaCha8Rng,
     temperature: f32,
     top_p: f32,
 }
 
 impl Draw {
-    fn new(sampling: &Sampling) -> Self {
+    pub(crate) fn new(sampling: &Sampling) -> Self {
         let seed = sampling.seed.unwrap_or_else(rand::random);
-        Self { random: SplitMix64(seed), temperature: sampling.temperature, top_p: sampling.top_p }
+        Self {
+            random: ChaCha8Rng::seed_from_u64(seed),
+            temperature: sampling.temperature,
+            top_p: sampling.top_p,
+        }
     }
 
-    /// Draws from the smallest set of most likely tokens whose probabilities sum to `top_p`; none when nothing is
-    /// likely (all logits infinite or not numbers).
-    fn token(&mut self, logits: &[f32]) -> Option<usize> {
+    /// Draws from the smallest set of most likely tokens whose probabilities sum to `top_p`; at temperature 0 the most
+    /// likely token, the first of equals. None when nothing is likely (all logits infinite or not numbers).
+    pub(crate) fn token(&mut self, logits: &[f32]) -> Option<usize> {
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         if !largest.is_finite() || logits.iter().any(|logit| logit.is_nan()) {
             return None;
         }
+        if self.temperature <= 0.0 {
+            return logits.iter().position(|logit| *logit == largest);
+        }
         let weights: Vec<f32> =
             logits.iter().map(|logit| ((logit - largest) / self.temperature).exp()).collect();
         let total: f64 = weights.iter().copied().map(f64::from).sum();
-        let drawn = self.random.unit();
+        let drawn = self.random.random::<f64>();
         if self.top_p >= 1.0 {
             return Some(at_share((0..weights.len()).map(|id| (id, f64::from(weights[id]))), drawn * total));
         }
@@ -124,37 +91,12 @@ fn at_share(shares: impl Iterator<Item = (usize, f64)>, point: f64) -> usize {
     last
 }
 
-/// Vigna's SplitMix64: small, and the same everywhere and for ever, which a seed is for.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Uniform in [0, 1).
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn draw(temperature: f32, top_p: f32, seed: u64) -> Draw {
         Draw::new(&Sampling { max_tokens: 1, temperature, top_p, seed: Some(seed) })
-    }
-
-    #[test]
-    fn the_generator_is_the_published_one() {
-        let mut random = SplitMix64(1_234_567);
-        let first: Vec<u64> = (0..3).map(|_| random.next()).collect();
-        assert_eq!(first, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
     }
 
     #[test]
