@@ -105,7 +105,9 @@ pub(super) async fn run(args: EvalArgs) -> anyhow::Result<()> {
 
 /// A run that is finished, but is not what was asked for. The command's exit code is [`DegradedRun::EXIT_CODE`].
 #[derive(Debug, thiserror::Error)]
-#[error("{degraded} of {queries} answers are without the expansion that was asked for; the run is written, and flagged")]
+#[error(
+    "{degraded} of {queries} answers are without the expansion that was asked for; the run is written, and flagged"
+)]
 pub(super) struct DegradedRun {
     degraded: usize,
     queries: usize,
