@@ -24,7 +24,8 @@ const BATCH: usize = 256;
 fn main() -> Outcome<()> {
     let mut settings = HashMap::new();
     for argument in std::env::args().skip(1) {
-        let (name, value) = argument.split_once('=').ok_or_else(|| format!("{argument}: write name=value"))?;
+        let (name, value) =
+            argument.split_once('=').ok_or_else(|| format!("{argument}: write name=value"))?;
         settings.insert(name.to_owned(), value.to_owned());
     }
     let mut take = |name: &str, default: &str| settings.remove(name).unwrap_or_else(|| default.to_owned());
@@ -167,7 +168,9 @@ fn judgments(path: &Path) -> Outcome<HashMap<String, HashMap<String, f64>>> {
     let mut judgments: HashMap<String, HashMap<String, f64>> = HashMap::new();
     for line in fs_err::read_to_string(path)?.lines().skip(1) {
         let fields: Vec<&str> = line.split('\t').collect();
-        let [query, document, gain] = fields[..] else { return Err(format!("{line}: not a judgment").into()) };
+        let [query, document, gain] = fields[..] else {
+            return Err(format!("{line}: not a judgment").into());
+        };
         let gain: f64 = gain.trim().parse()?;
         if gain > 0.0 {
             judgments.entry(query.to_owned()).or_default().insert(document.to_owned(), gain);

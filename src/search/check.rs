@@ -443,7 +443,9 @@ mod tests {
     #[test]
     fn lexical_ranking_contradicts_what_is_for_vectors() {
         let lexical = |rest: &str| format!(r#"{{"query":"q","ranking":"lexical"{rest}}}"#);
-        for agreeable in ["", r#","expansion":false"#, r#","expansion":{"mode":"off"}"#, r#","search_mode":"auto""#] {
+        for agreeable in
+            ["", r#","expansion":false"#, r#","expansion":{"mode":"off"}"#, r#","search_mode":"auto""#]
+        {
             let search = check(&lexical(agreeable)).unwrap();
             assert!(search.ranking == CheckedRanking::Lexical && search.expansion.is_none());
         }

@@ -348,8 +348,7 @@ impl SearchService {
             degrade(report, DegradedReason::EmptyOutput, "query and passage cancel each other out");
             return Ok(None);
         }
-        let (found, ms) =
-            search_index(bundle, averaged, ranking::expanded_depth(request), request).await?;
+        let (found, ms) = search_index(bundle, averaged, ranking::expanded_depth(request), request).await?;
         timings.search_ms = ms;
         let cosines = vectors.iter().map(|vector| dot(&raw.query_vector, vector));
         report.query_cosine = Some(cosines.sum::<f32>() / vectors.len() as f32);

@@ -109,6 +109,9 @@ mod tests {
         let fused = fuse(&hits([1, 2, 3]), &hits([4, 3, 1]), fusion, 10);
         let keys: Vec<u64> = fused.iter().map(|ranked| ranked.hit.key).collect();
         assert_eq!(keys, [1, 4, 2, 3]);
-        assert_eq!((fused[0].dense, fused[0].lexical), (Some(Some(Place { rank: 1, score: 0.5 })), Some(None)));
+        assert_eq!(
+            (fused[0].dense, fused[0].lexical),
+            (Some(Some(Place { rank: 1, score: 0.5 })), Some(None))
+        );
     }
 }

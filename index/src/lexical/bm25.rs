@@ -36,7 +36,8 @@ pub(crate) struct Saturation {
 impl Saturation {
     /// `average_length` is that of the corpus's documents, in terms.
     pub(crate) fn new(bm25: Bm25, average_length: f64) -> Self {
-        let per_length = if average_length > 0.0 { f64::from(bm25.k1 * bm25.b) / average_length } else { 0.0 };
+        let per_length =
+            if average_length > 0.0 { f64::from(bm25.k1 * bm25.b) / average_length } else { 0.0 };
         Self { constant: bm25.k1 * (1.0 - bm25.b), per_length: per_length as f32 }
     }
 

@@ -102,10 +102,10 @@ impl Segment {
             return Ok(u64::from(info.doc_freq));
         }
         let mut holding = 0;
-        let mut blocks =
-            self.postings.read_block_postings_from_terminfo(&info, IndexRecordOption::Basic)?;
+        let mut blocks = self.postings.read_block_postings_from_terminfo(&info, IndexRecordOption::Basic)?;
         while !blocks.docs().is_empty() {
-            holding += blocks.docs().iter().filter(|&&document| self.slots[document as usize] != GONE).count();
+            holding +=
+                blocks.docs().iter().filter(|&&document| self.slots[document as usize] != GONE).count();
             blocks.advance();
         }
         Ok(holding as u64)
