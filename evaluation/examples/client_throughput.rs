@@ -21,7 +21,7 @@ use expandr_evaluation::{Collection, Result};
 use serde_json::{Value, json};
 
 /// A multiple of every batch size below, so that all batches are whole.
-const QUERIES: usize = 12_800;
+const QUERIES: usize = 6_400;
 const BATCHES: [(usize, usize); 5] = [(1, 4), (1, 16), (16, 1), (16, 4), (64, 4)];
 
 fn main() -> Result<()> {

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from expandr_endpoint import Endpoint, is_blank, refuse_foreign
@@ -46,15 +46,15 @@ class BeirRetriever:
         by its bundle (the inner product with the averaged vector). `search` holds further members of every search, e.g.
         `retrieve(corpus, queries, search_mode="exact")`.
         """
-        documents = [
-            {"id": document_id, "title": document.get("title") or "", "text": document.get("text") or ""}
-            for document_id, document in corpus.items()
-        ]
+        def documents() -> Iterator[dict[str, str]]:  # one by one, because corpora can be large
+            for document_id, document in corpus.items():
+                yield {"id": document_id, "title": document.get("title") or "", "text": document.get("text") or ""}
+
         if self.ingest:
-            self.endpoint.ingest(documents)
+            self.endpoint.ingest(documents())
             self.ingest = False
-        self.endpoint.check_corpus(sum(not is_blank(document) for document in documents))
-        spare = int(top_k < self.endpoint.info()["limits"]["top_k"])
+        self.endpoint.check_corpus(sum(not is_blank(document) for document in documents()))
+        spare = int(top_k < self.endpoint.top_k_limit())
         run = self.endpoint.rank(queries, top_k + spare, **search)
         refuse_foreign(run, corpus.keys())
         for query_id, scores in run.items():

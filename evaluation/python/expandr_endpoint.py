@@ -6,6 +6,7 @@ Needs `requests`. Speaks `POST /search/batch`, `POST /documents/bulk` and `GET /
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -67,6 +68,7 @@ class Endpoint:
         self.allow_degraded = allow_degraded
         self.patience_seconds = patience_seconds
         self.timeout_seconds = timeout_seconds
+        self._without_texts = "include_text" not in self.settings  # until a server says it doesn't know the field
         self.degraded: dict[str, str] = {}  # by query: why its answer lacks the expansion
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._threads = threading.local()  # a session, and with it a connection, for each thread
@@ -75,13 +77,17 @@ class Endpoint:
         """What the server says about itself: bundle, limits, number of documents."""
         return self._request("GET", "/info").json()
 
+    def top_k_limit(self) -> int:
+        """The most hits that a search may ask for."""
+        return self.info().get("limits", {}).get("top_k", sys.maxsize)
+
     def rank(self, queries: Mapping[str, str], top_k: int, **search: Any) -> dict[str, dict[str, float]]:
         """The scores of the `top_k` best documents of every query, best first. `search` overrides settings.
 
         Raises:
             EndpointError: When a query is refused, an answer is degraded, or the bundle changes in the middle.
         """
-        limit = self.info()["limits"]["top_k"]
+        limit = self.top_k_limit()
         if top_k > limit:
             raise EndpointError(f"{top_k} documents a query were asked for, {self.url} gives {limit}: ask for fewer")
         template = {**self.settings, **search, "top_k": top_k}
@@ -119,8 +125,8 @@ class Endpoint:
         return sent
 
     def check_corpus(self, documents: int) -> None:
-        """Refuses a server that does not hold this many documents: it holds another corpus, or several."""
-        held = self.info()["documents"]
+        """Refuses a server that says that it holds another number of documents: another corpus, or several."""
+        held = self.info().get("documents", documents)
         if held != documents:
             raise EndpointError(
                 f"{self.url} holds {held} documents, the collection has {documents} that are not blank: "
@@ -132,8 +138,7 @@ class Endpoint:
         start = time.monotonic()
         answers: dict[str, dict[str, Any]] = {}
         while queries:
-            body = {"searches": [{**template, "query": text} for _, text in queries]}
-            results = self._request("POST", "/search/batch", json.dumps(body).encode()).json()["results"]
+            results = self._post_searches([{**template, "query": text} for _, text in queries])
             again = []
             for (query_id, text), result in zip(queries, results, strict=True):
                 if "hits" in result:
@@ -146,6 +151,18 @@ class Endpoint:
             if queries:
                 time.sleep(1.0)
         return answers
+
+    def _post_searches(self, searches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if self._without_texts:  # they are most of an answer's bytes
+            body = {"searches": [{**search, "include_text": False} for search in searches]}
+            try:
+                return self._request("POST", "/search/batch", json.dumps(body).encode()).json()["results"]
+            except EndpointError as error:
+                if "include_text" not in str(error):
+                    raise
+                self._without_texts = False
+        body = {"searches": searches}
+        return self._request("POST", "/search/batch", json.dumps(body).encode()).json()["results"]
 
     def _check(self, query_id: str, answer: dict[str, Any], wanted: bool | dict[str, Any] | None) -> None:
         report = answer.get("expansion", {})

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class MtebRetriever:
     def mteb_model_meta(self) -> ModelMeta:
         """Names the bundle and the settings, so that MTEB keeps the results of different ones apart."""
         bundle = self.endpoint.info()["bundle"]
+        encoder = bundle.get("encoder", {})
         unknown = dict.fromkeys(
             ["loader", "release_date", "languages", "n_parameters", "memory_usage_mb", "license", "open_weights"]
             + ["public_training_code", "public_training_data", "similarity_fn_name", "training_datasets"]
@@ -54,8 +56,8 @@ class MtebRetriever:
         return ModelMeta(
             name=self.name,
             revision=bundle["id"],
-            max_tokens=bundle["encoder"].get("max_length"),
-            embed_dim=bundle["encoder"].get("dimension"),
+            max_tokens=encoder.get("max_length"),
+            embed_dim=encoder.get("dimension"),
             framework=["API"],
             use_instructions=False,
             modalities=["text"],
@@ -65,13 +67,15 @@ class MtebRetriever:
 
     def index(self, corpus: Dataset, **_context: Any) -> None:
         """Loads the corpus, or makes sure that the server holds one of its size."""
-        documents = [
-            {"id": row["id"], "title": row.get("title") or "", "text": row["text"] or ""} for row in corpus
-        ]
+
+        def documents() -> Iterator[dict[str, str]]:  # one by one, because corpora can be large
+            for row in corpus:
+                yield {"id": row["id"], "title": row.get("title") or "", "text": row["text"] or ""}
+
         if self.ingest:
-            self.endpoint.ingest(documents)
-        self.endpoint.check_corpus(sum(not is_blank(document) for document in documents))
-        self._corpus = {document["id"] for document in documents}
+            self.endpoint.ingest(documents())
+        self.endpoint.check_corpus(sum(not is_blank(document) for document in documents()))
+        self._corpus = set(corpus["id"])
 
     def search(
         self, queries: Dataset, *, top_k: int, top_ranked: Any = None, **_context: Any

@@ -25,6 +25,7 @@ class Double(ThreadingHTTPServer):
         self.authorizations: list[str | None] = []
         self.refusals: list[int] = []  # statuses of the next requests
         self.status = "disabled"
+        self.knows_include_text = True
         self.bundles = ["b"]  # the last one answers all further searches
         self.refused_once: set[str] = set()  # queries that get 429 within their batch, once
 
@@ -55,6 +56,8 @@ class Handler(BaseHTTPRequestHandler):
             documents = [json.loads(line) for line in body.splitlines()]
             self.server.documents.update({document["id"]: document for document in documents})
             self.reply(200, {"received": len(documents), "failed": 0})
+        elif not self.server.knows_include_text and b"include_text" in body:
+            self.reply(422, {"detail": "/searches/0/include_text: unknown field"})
         else:
             self.reply(200, {"results": [self.server.answer(search) for search in json.loads(body)["searches"]]})
 
@@ -100,6 +103,14 @@ class EndpointTest(unittest.TestCase):
         self.server.refusals = [503] * 100
         with self.assertRaisesRegex(EndpointError, "tried for 0 s"):
             self.endpoint(patience_seconds=0.2).rank(QUERIES, 2)
+
+    def test_texts_are_left_out_where_the_server_can(self) -> None:
+        self.endpoint().rank(QUERIES, 2)
+        self.assertEqual({search["include_text"] for search in self.server.seen}, {False})
+        self.server.knows_include_text = False
+        self.server.seen.clear()
+        self.assertEqual(len(self.endpoint().rank(QUERIES, 2)), len(QUERIES))
+        self.assertFalse(any("include_text" in search for search in self.server.seen))
 
     def test_degraded_answers_are_refused_unless_allowed(self) -> None:
         self.server.status = "degraded"

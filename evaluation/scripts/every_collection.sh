@@ -84,10 +84,7 @@ for collection in "${collections[@]}"; do
         flags_of "$system"
         echo "== $collection: $system"
         "$expandr" eval --endpoint "$endpoint" --collection "$data/$collection" --run "$work/run/$collection/$system" \
-            --batch 4 --concurrency 16 "${flags[@]}" || {
-            # A run with answers that lack their expansion is finished, and flagged in every report; eval's exit code says so, too.
-            [ -f "$work/run/$collection/$system/metrics.json" ] || exit 1
-        }
+            --batch 4 --concurrency 16 "${flags[@]}" || [ $? = 3 ] # 3: finished, but degraded, which every report flags
     done
     stop
 done

@@ -215,10 +215,7 @@ impl Index {
             }),
             unsaved_changes: core.unsaved_changes.load(Ordering::Relaxed),
             recovery: core.recovery.clone(),
-            lexical: lexical.map(|stats| LexicalStats {
-                file_bytes: core.lexical.as_ref().map_or(0, Lexical::file_bytes),
-                ..stats
-            }),
+            lexical,
         }
     }
 
@@ -279,7 +276,6 @@ impl Core {
         Arc::clone(&self.graph.read())
     }
 
-    /// Without the size of the files, which are not looked at under a lock.
     fn lexical_stats(&self, view: Option<&View>) -> Option<LexicalStats> {
         let lexical = self.lexical.as_ref()?;
         Some(LexicalStats {
@@ -288,7 +284,7 @@ impl Core {
             recent: view.map_or(0, View::recent_documents),
             segments: view.map_or(0, View::segments),
             memory_bytes: view.map_or(0, View::memory_bytes),
-            file_bytes: 0,
+            file_bytes: lexical.file_bytes(),
             failed: lexical.has_failed(),
             recovery: self.lexical_recovery.clone().unwrap_or(Recovery::Nothing),
         })
@@ -333,7 +329,7 @@ pub struct LexicalStats {
     pub segments: usize,
     /// Memory that it holds, tantivy's writer and mapped files not counted.
     pub memory_bytes: u64,
-    /// Size of its files.
+    /// Size of its files at the last commit.
     pub file_bytes: u64,
     /// Whether it failed and has to be built anew before it can be searched.
     pub failed: bool,

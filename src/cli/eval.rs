@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{client::Server, ingest};
+use crate::search::request::Ranking;
 
 /// Flags of `expandr eval`.
 #[derive(Args, Debug)]
@@ -36,7 +37,15 @@ pub(super) struct EvalArgs {
     #[arg(long)]
     expansion: Option<Expansion>,
 
-    /// Which way the index searches: auto, exact or hnsw.
+    /// What ranks the documents; default: as the server is configured.
+    #[arg(long, value_enum)]
+    ranking: Option<Ranking>,
+
+    /// The `hybrid` object of a search as JSON, for ranking hybrid.
+    #[arg(long, value_name = "JSON")]
+    hybrid: Option<Hybrid>,
+
+    /// Which way the index searches by vector: auto, exact or hnsw.
     #[arg(long, default_value = "auto")]
     search_mode: String,
 
@@ -50,6 +59,21 @@ pub(super) struct EvalArgs {
 
     #[command(flatten)]
     server: Server,
+}
+
+/// The `hybrid` member of every search.
+#[derive(Clone, Debug)]
+struct Hybrid(Value);
+
+impl FromStr for Hybrid {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match serde_json::from_str(text) {
+            Ok(value @ Value::Object(_)) => Ok(Self(value)),
+            _ => Err("write an object such as {\"k\": 60, \"lexical_weight\": 0.5}".to_owned()),
+        }
+    }
 }
 
 /// The `expansion` member of every search.
@@ -81,6 +105,12 @@ pub(super) async fn run(args: EvalArgs) -> anyhow::Result<()> {
     let mut options = EvaluationOptions::new(&args.run);
     options.expansion = args.expansion.map(|expansion| expansion.0);
     options.search.insert("search_mode".to_owned(), json!(args.search_mode));
+    if let Some(ranking) = args.ranking {
+        options.search.insert("ranking".to_owned(), json!(ranking));
+    }
+    if let Some(Hybrid(hybrid)) = args.hybrid {
+        options.search.insert("hybrid".to_owned(), hybrid);
+    }
     options.batch = args.batch;
     options.concurrency = args.concurrency;
     let bar = ProgressBar::new(collection.queries.len() as u64);
@@ -98,11 +128,22 @@ pub(super) async fn run(args: EvalArgs) -> anyhow::Result<()> {
     bar.finish_and_clear();
     println!("{}", report.summary());
     if report.is_degraded() {
-        bail!(
-            "{} of {} answers are without the expansion that was asked for",
-            report.degraded,
-            report.queries
-        );
+        bail!(DegradedRun { degraded: report.degraded, queries: report.queries });
     }
     Ok(())
+}
+
+/// A run that is finished, but is not what was asked for. The command's exit code is [`DegradedRun::EXIT_CODE`].
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{degraded} of {queries} answers are without the expansion that was asked for; the run is written, and flagged"
+)]
+pub(super) struct DegradedRun {
+    degraded: usize,
+    queries: usize,
+}
+
+impl DegradedRun {
+    /// Tells a degraded run from one that failed (1) and from wrong usage (2).
+    pub(super) const EXIT_CODE: u8 = 3;
 }

@@ -87,6 +87,9 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
+            if error.is::<eval::DegradedRun>() {
+                return ExitCode::from(eval::DegradedRun::EXIT_CODE);
+            }
             ExitCode::FAILURE
         }
     }

@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{self, Server};
+use crate::search::request::Ranking;
 
 /// Flags of `expandr search`.
 #[derive(Args, Debug)]
@@ -14,6 +15,10 @@ pub(super) struct SearchArgs {
     /// How many hits.
     #[arg(short = 'k', long, default_value_t = 5)]
     top_k: usize,
+
+    /// What ranks the documents; default: as the server is configured.
+    #[arg(long, value_enum)]
+    ranking: Option<Ranking>,
 
     /// Search with the query alone.
     #[arg(long)]
@@ -37,6 +42,9 @@ pub(super) struct SearchArgs {
 
 pub(super) async fn run(args: SearchArgs) -> anyhow::Result<()> {
     let mut body = json!({ "query": args.query, "top_k": args.top_k, "explain": args.explain });
+    if let Some(ranking) = args.ranking {
+        body["ranking"] = json!(ranking);
+    }
     if args.raw {
         body["expansion"] = json!(false);
     } else if let Some(timeout_ms) = args.timeout_ms {
@@ -61,7 +69,8 @@ fn readable(answer: &Value) -> String {
     let reason = expansion["reason"].as_str().map(|reason| format!(" ({reason})")).unwrap_or_default();
     let cut = if expansion["cut"].as_bool().unwrap_or(false) { ", cut by its budget" } else { "" };
     let took_ms = answer["took_ms"].as_f64().unwrap_or(0.0);
-    text.push_str(&format!("expansion {status}{reason}{cut}, {took_ms:.0} ms\n"));
+    let ranking = answer["ranking"].as_str().unwrap_or("?");
+    text.push_str(&format!("ranking {ranking}, expansion {status}{reason}{cut}, {took_ms:.0} ms\n"));
     for passage in expansion["texts"].as_array().into_iter().flatten() {
         text.push_str(&format!("  “{}”\n", shorten(passage.as_str().unwrap_or(""), 300)));
     }
@@ -74,18 +83,38 @@ fn readable(answer: &Value) -> String {
         if let Some(link) = hit["metadata"]["link"].as_str() {
             text.push_str(&format!("     {link}\n"));
         }
-        if let Some(explain) = hit["explain"].as_object() {
-            let rank =
-                explain["rank_without_expansion"].as_u64().map_or("none".to_owned(), |rank| rank.to_string());
-            let cosine = explain["query_cosine"].as_f64().unwrap_or(0.0);
-            let cosines = &explain["expansion_cosines"];
-            text.push_str(&format!("     cosine with query {cosine:.3}, with expansions {cosines}; rank without expansion {rank}\n"));
+        if hit["explain"].is_object() {
+            text.push_str(&format!("     {}\n", explained(&hit["explain"])));
         }
     }
     if answer["hits"].as_array().is_none_or(Vec::is_empty) {
         text.push_str("\nnothing found: is the index empty? `expandr ingest` fills it\n");
     }
     text
+}
+
+/// How a hit was found, in one line.
+fn explained(explain: &Value) -> String {
+    let mut parts = Vec::new();
+    if let Some(cosine) = explain["query_cosine"].as_f64() {
+        let rank =
+            explain["rank_without_expansion"].as_u64().map_or("none".to_owned(), |rank| rank.to_string());
+        let cosines = &explain["expansion_cosines"];
+        parts.push(format!(
+            "cosine with query {cosine:.3}, with expansions {cosines}; rank without expansion {rank}"
+        ));
+    }
+    for (member, name) in [("dense", "vectors"), ("lexical", "words")] {
+        match explain.get(member) {
+            Some(Value::Null) => parts.push(format!("not found by {name}")),
+            Some(place) => {
+                let score = place["score"].as_f64().unwrap_or(0.0);
+                parts.push(format!("rank {} by {name} ({score:.3})", place["rank"]));
+            }
+            None => {}
+        }
+    }
+    parts.join("; ")
 }
 
 /// One line of at most `longest` characters.
@@ -106,6 +135,15 @@ mod tests {
         let answer = json!({"expansion": {"status": "degraded", "reason": "timeout", "texts": []}, "hits": [], "took_ms": 12.3});
         let text = readable(&answer);
         assert!(text.contains("degraded (timeout)") && text.contains("index empty"), "{text}");
+    }
+
+    #[test]
+    fn explanations_name_each_ranking() {
+        let explain = json!({"query_cosine": 0.5, "expansion_cosines": [0.25], "rank_without_expansion": 4,
+            "dense": null, "lexical": {"rank": 2, "score": 7.25}});
+        let expected = "cosine with query 0.500, with expansions [0.25]; rank without expansion 4; \
+            not found by vectors; rank 2 by words (7.250)";
+        assert_eq!(explained(&explain), expected);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Tests of the service as a whole.
 //!
 //! - `service`: the real router and pipeline over doubles of encoder and expander; no weights.
+//! - `ranking`: its rankings and what it says about expansions, over the same doubles.
 //! - `end_to_end`: the real binary with the real default weights.
 //! - `kill`: the real binary, killed in the middle of writes.
 
 mod end_to_end;
 mod kill;
 mod process;
+mod ranking;
 mod service;

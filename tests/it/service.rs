@@ -20,21 +20,21 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 /// A service over doubles, with handles to what happens inside.
-struct Double {
+pub(crate) struct Double {
     router: Router,
-    state: Arc<AppState>,
-    encoder: Arc<HashEncoder>,
-    expander: Arc<ScriptedExpander>,
+    pub(crate) state: Arc<AppState>,
+    pub(crate) encoder: Arc<HashEncoder>,
+    pub(crate) expander: Arc<ScriptedExpander>,
     _folder: tempfile::TempDir,
 }
 
 /// What differs from the usual double.
-struct Setup {
-    script: Script,
-    encoder_delay: Duration,
-    permits: usize,
-    keys: Keys,
-    lexical: bool,
+pub(crate) struct Setup {
+    pub(crate) script: Script,
+    pub(crate) encoder_delay: Duration,
+    pub(crate) permits: usize,
+    pub(crate) keys: Keys,
+    pub(crate) lexical: bool,
 }
 
 impl Default for Setup {
@@ -94,7 +94,7 @@ impl Double {
     }
 
     /// A double with three documents.
-    async fn filled(setup: Setup) -> Self {
+    pub(crate) async fn filled(setup: Setup) -> Self {
         let double = Self::new(setup);
         let documents = json!({"documents": [
             {"id": "a", "text": "red apples grow on trees", "metadata": {"kind": "fruit", "year": 2001}},
@@ -106,7 +106,13 @@ impl Double {
         double
     }
 
-    async fn send(&self, method: &str, path: &str, body: Option<Value>, key: Option<&str>) -> (u16, Value) {
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+        key: Option<&str>,
+    ) -> (u16, Value) {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(key) = key {
             request = request.header("authorization", format!("Bearer {key}"));
@@ -124,7 +130,7 @@ impl Double {
         (status, serde_json::from_slice(&bytes).unwrap_or_default())
     }
 
-    async fn search(&self, body: Value) -> (u16, Value) {
+    pub(crate) async fn search(&self, body: Value) -> (u16, Value) {
         self.send("POST", "/search", Some(body), None).await
     }
 

@@ -33,6 +33,12 @@ pub struct Expansion {
     /// The query's share in the averaged vector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_weight: Option<f64>,
+    /// Cosine of query and passages, the mean over these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_cosine: Option<f64>,
+    /// Share of the ten best hits that are also among the ten best of the query alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw_overlap_at_10: Option<f64>,
 }
 
 /// The answer to one query of a run.

@@ -111,7 +111,7 @@ pub async fn evaluate(
     let server = endpoint.info().await?;
     let template = options.template(&server);
     fs_err::create_dir_all(&options.folder)?;
-    let settings = settings(collection, options, &template);
+    let settings = settings(collection, options, &template, &server);
     report::keep_settings(&options.folder, &settings)?;
     let mut log = AnswerLog::open(&options.folder.join("answers.jsonl"))?;
 
@@ -273,13 +273,24 @@ pub(super) fn is_degraded(answer: &Answer, wanted: Option<bool>) -> bool {
 }
 
 /// What must be equal for two parts of a run to belong together.
-fn settings(collection: &Collection, options: &EvaluationOptions, template: &Map<String, Value>) -> Value {
-    json!({
+fn settings(
+    collection: &Collection,
+    options: &EvaluationOptions,
+    template: &Map<String, Value>,
+    server: &Value,
+) -> Value {
+    let mut settings = json!({
         "collection": collection.name,
         "split": collection.split,
         "queries": collection.queries.len(),
         "queries_crc32": collection.queries_crc32(),
         "top_k": options.top_k,
         "search": template,
-    })
+    });
+    // What a ranking by words depends on and a bundle does not name.
+    let ranking = template.get("ranking").unwrap_or(&server["defaults"]["ranking"]);
+    if matches!(ranking.as_str(), Some("lexical" | "hybrid")) {
+        settings["server"] = json!({"ranking": ranking, "bm25": server["index"]["lexical"]["bm25"]});
+    }
+    settings
 }

@@ -34,6 +34,10 @@ pub struct EvaluationReport {
     pub expansions: BTreeMap<String, usize>,
     /// Answers with a passage that the budget cut.
     pub cut: usize,
+    /// Mean over the queries whose answers state it: cosine of query and passages.
+    pub query_cosine: Option<f64>,
+    /// Mean over the queries whose answers state it: share of the ten best hits that the query alone has among its ten best.
+    pub raw_overlap_at_10: Option<f64>,
     /// Documents dropped because they were the query itself.
     pub own_documents_dropped: usize,
     /// Documents that the server had; none where it doesn't say.
@@ -105,6 +109,11 @@ impl EvaluationReport {
         let statuses: Vec<String> =
             self.expansions.iter().map(|(status, count)| format!("{status} {count}")).collect();
         let _ = writeln!(text, "  expansion    {} (cut: {})", statuses.join(", "), self.cut);
+        for (name, mean) in [("cosine", self.query_cosine), ("overlap@10", self.raw_overlap_at_10)] {
+            if let Some(mean) = mean {
+                let _ = writeln!(text, "  {name:12} {mean:.4} (query and passages; mean)");
+            }
+        }
         for (name, times) in [("server ms", self.took_ms), ("request ms", self.request_ms)] {
             if let Some(times) = times {
                 let Percentiles { p50, p95, p99, max, .. } = times;
@@ -130,7 +139,7 @@ pub(super) fn keep_settings(folder: &Path, settings: &Value) -> Result<()> {
     if earlier == *settings {
         return Ok(());
     }
-    let names = ["collection", "split", "queries", "queries_crc32", "top_k", "search"];
+    let names = ["collection", "split", "queries", "queries_crc32", "top_k", "search", "server"];
     let differing = names.into_iter().find(|name| earlier[*name] != settings[*name]).unwrap_or("form");
     Err(Error::file(
         &path,
@@ -167,6 +176,8 @@ pub(super) fn finish(
         ),
         expansions: count(answers.iter().map(|answer| &answer.expansion.status)),
         cut: answers.iter().filter(|answer| answer.expansion.cut).count(),
+        query_cosine: mean(answers.iter().filter_map(|answer| answer.expansion.query_cosine)),
+        raw_overlap_at_10: mean(answers.iter().filter_map(|answer| answer.expansion.raw_overlap_at_10)),
         own_documents_dropped,
         documents: context.server["documents"].as_u64(),
         scores: metrics::evaluate(&collection.qrels, &run, &options.metrics, &options.scoring),
@@ -235,6 +246,8 @@ fn report_json(
         "degraded_by_reason": report.reasons,
         "expansion": report.expansions,
         "cut_expansions": report.cut,
+        "query_cosine": report.query_cosine,
+        "raw_overlap_at_10": report.raw_overlap_at_10,
         "tag": options.tag,
         "bundle": report.bundle,
         "endpoint": endpoint.url(),
@@ -293,6 +306,11 @@ fn count<'a>(names: impl Iterator<Item = &'a String>) -> BTreeMap<String, usize>
         *counts.entry(name.clone()).or_default() += 1;
     }
     counts
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let values: Vec<f64> = values.collect();
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 fn percentiles(mut values: Vec<f64>) -> Option<Percentiles> {

@@ -174,7 +174,7 @@ fn paper_section(paper: &PaperReport, report: &Report) -> Markup {
         ul { @for matched in &paper.matches { li { (matched.describe()) "." } } }
         @for section in &paper.sections {
             details open[matches!(section.number, 2 | 6)] {
-                summary { "Table " (section.number) ": " (section.title) " (" (section.measure) ")" }
+                summary { "Table " (section.number) ": " (section.title) " (" (words::metric(section.measure)) ")" }
                 div.wide { table {
                     thead { tr {
                         th { "system" }

@@ -45,14 +45,26 @@ pub fn summary(report: &Report) -> String {
     text
 }
 
-/// Text that can't end a table's cell or be taken for markup.
+/// Text on one line that can't end a table's cell or be taken for markup; what can't be taken for it stays as it is.
 fn plain(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.split_whitespace().collect::<Vec<_>>().join(" ").chars() {
-        if matches!(character, '|' | '\\' | '`' | '*' | '_' | '<' | '>' | '[' | ']' | '#') {
+    let line: Vec<char> = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().collect();
+    let mut safe = String::with_capacity(line.len());
+    for (index, character) in line.iter().enumerate() {
+        let before = index.checked_sub(1).map(|index| line[index]);
+        let after = line.get(index + 1);
+        let within_word =
+            before.is_some_and(char::is_alphanumeric) && after.is_some_and(|next| next.is_alphanumeric());
+        let is_markup = match character {
+            '|' | '\\' | '`' | '*' | '[' | ']' => true,
+            '_' => !within_word,
+            '<' => after.is_some_and(|next| next.is_alphabetic() || matches!(next, '/' | '!' | '?')),
+            '&' => after.is_some_and(|next| next.is_alphabetic() || *next == '#'),
+            _ => false,
+        };
+        if is_markup {
             safe.push('\\');
         }
-        safe.push(character);
+        safe.push(*character);
     }
     safe
 }
@@ -171,7 +183,13 @@ fn write_paper(text: &mut String, paper: &PaperReport, report: &Report) {
     }
     text.push('\n');
     for section in &paper.sections {
-        let _ = writeln!(text, "### Table {}: {} ({})\n", section.number, section.title, section.measure);
+        let _ = writeln!(
+            text,
+            "### Table {}: {} ({})\n",
+            section.number,
+            section.title,
+            words::metric(section.measure)
+        );
         let mut columns = vec!["system".to_owned()];
         columns.extend(section.datasets.iter().map(|dataset| plain(&words::paper_column(paper, dataset))));
         header(text, &columns);
@@ -220,5 +238,16 @@ fn write_query(text: &mut String, query: &QueryChange) {
     );
     for (name, content) in words::query_lines(query) {
         let _ = writeln!(text, "  - {name}: {}", plain(&content));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn only_what_could_be_markup_is_escaped() {
+        assert_eq!(plain("p < 0.05, nq_open, a & b"), "p < 0.05, nq_open, a & b");
+        assert_eq!(plain("a|b\n_c_ <b> *d* &lt;"), "a\\|b \\_c\\_ \\<b> \\*d\\* \\&lt;");
     }
 }

@@ -109,6 +109,7 @@ pub async fn compare(
     for metric in &options.metrics {
         tables.push(tables::table(&grid, baseline, *metric, options)?);
     }
+    notes.extend(rows_without_average(&tables));
     let maps = match endpoint {
         Some(endpoint) => map::maps(&grid, &sources, endpoint, options, &mut notes).await?,
         None => {
@@ -136,6 +137,21 @@ pub async fn compare(
         maps,
         paper: options.paper.then(|| PaperReport::new(paper_matches(&grid))),
         per_query: per_query(&grid, options)?,
+    })
+}
+
+/// Which rows the averages leave out.
+fn rows_without_average(tables: &[Table]) -> Option<String> {
+    let table = tables.first()?;
+    let averaged = table.average.as_ref().map_or(&[][..], |average| &average.collections);
+    let left_out: Vec<&str> = table
+        .rows
+        .iter()
+        .map(|row| row.name.as_str())
+        .filter(|name| !averaged.iter().any(|row| row == name))
+        .collect();
+    (table.rows.len() > 1 && !left_out.is_empty()).then(|| {
+        format!("not in the average, because not every system has a figure there: {}", left_out.join(", "))
     })
 }
 

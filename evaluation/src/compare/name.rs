@@ -47,7 +47,7 @@ pub(super) fn is_raw(folder: &RunFolder) -> bool {
 fn expansion_parts(folder: &RunFolder) -> Vec<String> {
     let expansion = &folder.settings["search"]["expansion"];
     let mut parts = Vec::new();
-    if let Some(mode) = expansion["mode"].as_str().filter(|mode| *mode != "always") {
+    if let Some(mode) = expansion.as_str().or(expansion["mode"].as_str()).filter(|mode| *mode != "always") {
         parts.push(mode.to_owned());
     }
     let used = folder.expansions.values().filter(|expansion| !expansion.texts.is_empty());

@@ -110,7 +110,7 @@ pub struct Table {
 pub struct TableRow {
     /// The collection, the group, or `average`.
     pub name: String,
-    /// The collections that it is the mean of.
+    /// The collections that it is the mean of; of the average, the rows.
     pub collections: Vec<String>,
     /// Queries in all.
     pub queries: usize,

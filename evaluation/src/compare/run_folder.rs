@@ -137,7 +137,8 @@ impl RunFolder {
 
     /// What ranked: `dense` (also where the settings don't say), `lexical`, `hybrid`.
     pub fn ranking(&self) -> &str {
-        let named = self.settings["ranking"].as_str().or(self.settings["search"]["ranking"].as_str());
+        let holders = [&self.settings, &self.settings["search"], &self.settings["server"]];
+        let named = holders.into_iter().find_map(|holder| holder["ranking"].as_str());
         named.unwrap_or("dense")
     }
 }

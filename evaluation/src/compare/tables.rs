@@ -43,7 +43,9 @@ pub(super) fn table(grid: &Grid, baseline: usize, metric: Metric, options: &Comp
                 all.get_or_insert_default().extend(part);
             }
         }
-        Some(table_row(grid, "average", &whole_rows, columns, baseline, options)?)
+        let mut average = table_row(grid, "average", &whole_rows, columns, baseline, options)?;
+        average.collections = whole_rows.iter().map(|row| row.name.clone()).collect();
+        Some(average)
     };
     Ok(Table { metric: metric.to_string(), rows, average })
 }

@@ -13,7 +13,8 @@ pub(super) fn hundredths(value: f64) -> String {
 
 /// A difference of fractions, with its sign.
 pub(super) fn signed(value: f64) -> String {
-    format!("{:+.2}", value * 100.0)
+    let text = format!("{:+.2}", value * 100.0);
+    if matches!(text.as_str(), "+0.00" | "-0.00") { "0.00".into() } else { text }
 }
 
 pub(super) fn p_value(value: f64) -> String {
@@ -37,8 +38,8 @@ pub(super) fn metric(name: &str) -> String {
 
 pub(super) fn row_name(row: &TableRow) -> String {
     match row.collections.len() {
-        1 => format!("{} ({} queries)", row.name, row.queries),
         count if row.name == "average" => format!("average of {count} collections"),
+        1 => format!("{} ({} queries)", row.name, row.queries),
         count => format!("{} (mean of {count}, {} queries)", row.name, row.queries),
     }
 }
@@ -170,8 +171,8 @@ pub(super) fn paper_rows(
         }
     }
     for row in &section.rows {
-        let cell = |value: &Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.2}"));
-        rows.push((row.system.clone(), row.values.iter().map(cell).collect()));
+        let cells = row.printed.iter().map(|printed| printed.unwrap_or("–").to_owned());
+        rows.push((row.system.clone(), cells.collect()));
     }
     rows
 }

@@ -51,13 +51,19 @@ pub struct Figure {
     pub system: String,
     /// The figure.
     pub value: f64,
+    /// The same with the paper's decimals.
+    #[serde(skip)]
+    pub printed: &'static str,
 }
 
 impl PaperTable {
     /// The figure of a system on a dataset; none where the paper has none.
     pub fn figure(&self, system: &str, dataset: &str) -> Option<f64> {
-        let matching = |figure: &&Figure| figure.system == system && figure.dataset == dataset;
-        self.figures.iter().find(matching).map(|figure| figure.value)
+        self.entry(system, dataset).map(|figure| figure.value)
+    }
+
+    fn entry(&self, system: &str, dataset: &str) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.system == system && figure.dataset == dataset)
     }
 }
 

@@ -67,7 +67,7 @@ const TRANSCRIPTS: [Transcript; 7] = [
     Transcript {
         number: 9,
         title: "Entailment and length of expansions",
-        measure: "NLI score, words",
+        measure: "NLI score, average length (in no stated unit)",
         layout: Layout::Measures,
         text: include_str!("tables/table9_nli_length.tsv"),
     },
@@ -113,7 +113,7 @@ fn table(transcript: &Transcript) -> PaperTable {
             if !table.systems.contains(&system) {
                 table.systems.push(system.clone());
             }
-            table.figures.push(Figure { dataset: dataset_name(dataset), system, value });
+            table.figures.push(Figure { dataset: dataset_name(dataset), system, value, printed: cell });
         }
     }
     table

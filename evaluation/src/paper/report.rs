@@ -73,6 +73,9 @@ pub struct PaperRow {
     pub system: String,
     /// A figure a dataset, in hundredths (Table 9: as printed); none where the paper has none.
     pub values: Vec<Option<f64>>,
+    /// The same with the paper's decimals.
+    #[serde(skip)]
+    pub printed: Vec<Option<&'static str>>,
 }
 
 impl PaperReport {
@@ -93,9 +96,13 @@ impl PaperReport {
             }
             let averages = ["Avg.BEIR14", "Avg.All", "Avg"].map(str::to_owned);
             datasets.extend(averages.into_iter().filter(printed));
-            let rows = table.systems.iter().map(|system| PaperRow {
-                system: system.clone(),
-                values: datasets.iter().map(|dataset| table.figure(system, dataset)).collect(),
+            let rows = table.systems.iter().map(|system| {
+                let figures = datasets.iter().map(|dataset| table.entry(system, dataset));
+                PaperRow {
+                    system: system.clone(),
+                    values: figures.clone().map(|figure| Some(figure?.value)).collect(),
+                    printed: figures.map(|figure| Some(figure?.printed)).collect(),
+                }
             });
             sections.push(PaperSection {
                 number: table.number,
@@ -125,6 +132,7 @@ mod tests {
         assert_eq!(second.datasets, ["Scifact", "FEVER", "Avg.BEIR14", "Avg.All"]);
         let bm25 = second.rows.iter().find(|row| row.system == "BM25").unwrap();
         assert_eq!(bm25.values, [Some(66.5), Some(75.3), Some(43.0), Some(41.7)]);
+        assert_eq!(bm25.printed, [Some("66.5"), Some("75.3"), Some("43.0"), Some("41.7")]);
         assert!(!report.sections.iter().any(|section| section.number == 9), "no NQ, no HotpotQA");
     }
 }

@@ -111,6 +111,14 @@ async fn a_run_is_scored_and_written_whole() {
     assert_eq!(expansions[2]["texts"], json!(["about word2 word3"]));
     let metrics: Value = serde_json::from_str(&setup.file("metrics.json")).unwrap();
     assert_eq!((&metrics["degraded"], &metrics["server"]["version"]), (&json!(false), &json!("double")));
+    // 16 of the 31 answers have 0.75, the others 0.5.
+    let expected = (16.0 * 0.75 + 15.0 * 0.5) / 31.0;
+    assert!((metrics["query_cosine"].as_f64().unwrap() - expected).abs() < 1e-12);
+    assert!((metrics["raw_overlap_at_10"].as_f64().unwrap() - 0.7).abs() < 1e-12);
+    assert!(
+        expansions.iter().all(|line| line["raw_overlap_at_10"] == 0.7 && line["query_cosine"].is_number())
+    );
+    assert!(report.summary().contains("overlap@10   0.7000"), "{}", report.summary());
     assert!(
         metrics["took_ms"]["p50"].as_f64().unwrap() == 1.5
             && metrics["queries_per_second"].as_f64().unwrap() > 0.0
@@ -177,6 +185,21 @@ async fn an_interrupted_run_goes_on_where_it_stopped() {
     setup.options.expansion = Some(json!(false));
     let error = setup.evaluate().await.unwrap_err().to_string();
     assert!(error.contains("a run of other settings (search: "), "{error}");
+}
+
+#[tokio::test]
+async fn a_run_is_not_gone_on_with_by_another_ranking() {
+    let mut setup = Setup::new(Double { k1: 0.9, ..Double::default() }).await;
+    setup.options.search.insert("ranking".into(), json!("hybrid"));
+    setup.evaluate().await.unwrap();
+    setup.evaluate().await.unwrap();
+    let other = Arc::new(Double { k1: 1.2, ..Double::default() });
+    setup.endpoint = endpoint(&serve(other).await, None);
+    let error = setup.evaluate().await.unwrap_err().to_string();
+    assert!(error.contains("other settings (server: ") && error.contains("1.2"), "{error}");
+    setup.options.search.insert("ranking".into(), json!("dense"));
+    let error = setup.evaluate().await.unwrap_err().to_string();
+    assert!(error.contains("other settings (search: "), "{error}");
 }
 
 #[tokio::test]

@@ -34,6 +34,8 @@ pub(crate) struct Double {
     pub(crate) unknown_field: Option<&'static str>,
     /// Only this bearer key is let in.
     pub(crate) key: Option<&'static str>,
+    /// BM25's k1, as told at /info.
+    pub(crate) k1: f64,
 }
 
 fn words(text: &str) -> BTreeSet<String> {
@@ -74,7 +76,8 @@ impl Double {
             json!({"status": "degraded", "reason": "timeout", "texts": [], "output_tokens": 0, "cut": false})
         } else {
             let status = self.status.unwrap_or("applied");
-            json!({"status": status, "texts": [format!("about {query}")], "output_tokens": 4, "cut": number == 1, "query_weight": 0.5})
+            json!({"status": status, "texts": [format!("about {query}")], "output_tokens": 4, "cut": number == 1, "query_weight": 0.5,
+                "query_cosine": 0.5 + 0.25 * (number % 2) as f64, "raw_overlap_at_10": 0.7})
         };
         let bundle = if self.changes_after.is_some_and(|after| number > after) { "new" } else { "old" };
         json!({"hits": hits, "expansion": expansion, "bundle": bundle, "took_ms": 1.5})
@@ -135,7 +138,9 @@ async fn info(State(double): State<Arc<Double>>, headers: HeaderMap) -> Response
         return refusal;
     }
     let documents = double.documents.lock().unwrap().len();
-    Json(json!({"version": "double", "documents": documents, "limits": {"top_k": 1000}})).into_response()
+    let index = json!({"lexical": {"bm25": {"k1": double.k1}}});
+    Json(json!({"version": "double", "documents": documents, "limits": {"top_k": 1000}, "index": index}))
+        .into_response()
 }
 
 /// Serves it on a free port for as long as the test's runtime lives; gives its URL.

@@ -88,7 +88,7 @@ struct StratumValues {
 #[test]
 fn averages_over_collections_equal_scipy() {
     let fixture: AverageFixture = serde_json::from_value(super::fixture("strata.json")).unwrap();
-    let options = Options { bootstrap_rounds: 20_000, ..Options::default() };
+    let options = Options { bootstrap_rounds: 5_000, ..Options::default() };
     for (index, case) in fixture.cases.into_iter().enumerate() {
         let strata: Vec<Stratum> = case
             .strata
@@ -105,8 +105,9 @@ fn averages_over_collections_equal_scipy() {
         let sampling = (p * (1.0 - p) / 1e5 + p * (2.0 - p) / 1e6).sqrt();
         let tolerance = if case.exact { 1e-12 } else { 5.0 * sampling + 2e-5 };
         assert_close(&name("p"), ours.p_value, p, tolerance);
+        // The interval's ends are quantiles of samples: five standard errors are a fifth of the mean's own.
         let spread = (case.interval.1 - case.interval.0) / 3.92;
-        assert_close(&name("lower end"), ours.interval.0, case.interval.0, 0.1 * spread);
-        assert_close(&name("upper end"), ours.interval.1, case.interval.1, 0.1 * spread);
+        assert_close(&name("lower end"), ours.interval.0, case.interval.0, 0.2 * spread);
+        assert_close(&name("upper end"), ours.interval.1, case.interval.1, 0.2 * spread);
     }
 }

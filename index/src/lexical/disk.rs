@@ -86,18 +86,15 @@ fn schema() -> (Schema, Fields) {
 
 impl Disk {
     /// Opens a folder that was proved to be whole and `owner`'s, or says why it can't be used.
-    pub(crate) fn open(folder: &Path, owner: &Owner<'_>) -> Result<Result<Self, Rejected>> {
+    pub(crate) fn open(folder: &Path, owner: &Owner<'_>) -> Result<Self, Rejected> {
         if !folder.join("meta.json").exists() {
-            return Ok(Err(Rejected::Missing));
+            return Err(Rejected::Missing);
         }
         // Checksums come first, but they can't prove what the library assumes beyond them.
-        let proved = std::panic::catch_unwind(|| prove(folder, owner));
-        let index = match proved {
-            Ok(Ok(index)) => index,
-            Ok(Err(rejected)) => return Ok(Err(rejected)),
-            Err(_) => return Ok(Err(Rejected::Damaged("reading it panicked".into()))),
-        };
-        Ok(Ok(Self::of(index, folder, owner)?))
+        let opened = std::panic::catch_unwind(|| {
+            prove(folder, owner).and_then(|index| Self::of(index, folder, owner).map_err(damaged))
+        });
+        opened.unwrap_or_else(|_| Err(Rejected::Damaged("reading it panicked".into())))
     }
 
     /// Makes an empty one, in place of whatever is there.

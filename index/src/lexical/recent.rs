@@ -27,7 +27,8 @@ impl Recent {
         self.slots.push(slot);
         self.bytes += size_of::<u32>();
         for (term, count) in &terms.counts {
-            self.bytes += POSTING_BYTES;
+            // The copy on its way to tantivy counts too: many large documents of few words must not pile up there.
+            self.bytes += POSTING_BYTES + (term.len() + 1) * *count as usize;
             match self.postings.get_mut(term) {
                 Some(list) => list.push((document, *count)),
                 None => {
@@ -63,7 +64,7 @@ impl Recent {
         self.slots.len() - self.gone as usize
     }
 
-    /// About what it holds in memory.
+    /// About what it holds in memory, with the copies of its documents that tantivy may still have to read.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -4,7 +4,7 @@
 //! moment in which the view goes over to the committed segments.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -36,6 +36,8 @@ pub(crate) struct Lexical {
     disk: Mutex<Option<Disk>>,
     /// Half of the memory is for the recent documents, half for tantivy's writer.
     half_of_memory: usize,
+    /// Of the folder, when it was last committed.
+    file_bytes: AtomicU64,
     failed: AtomicBool,
 }
 
@@ -44,7 +46,7 @@ pub(crate) fn open(dir: &Path, store: &Store, config: &IndexConfig) -> Result<(L
     let folder = dir.join(FOLDER_NAME);
     let half_of_memory = config.lexical_memory_bytes / 2;
     let owner = Owner { store_id: store.id(), next_key: store.next_key()?, memory_bytes: half_of_memory };
-    let (disk, rejected) = match Disk::open(&folder, &owner)? {
+    let (disk, rejected) = match Disk::open(&folder, &owner) {
         Ok(disk) => (disk, None),
         Err(rejected) => {
             if rejected != Rejected::Missing {
@@ -58,6 +60,7 @@ pub(crate) fn open(dir: &Path, store: &Store, config: &IndexConfig) -> Result<(L
         permits: Permits::new(config.search_threads),
         scratch: Mutex::default(),
         folder,
+        file_bytes: AtomicU64::new(disk.file_bytes()),
         disk: Mutex::new(Some(disk)),
         half_of_memory,
         failed: AtomicBool::new(false),
@@ -77,9 +80,9 @@ impl Lexical {
         self.failed.load(Ordering::Acquire)
     }
 
-    /// Bytes on disk.
+    /// Bytes on disk at the last commit.
     pub(crate) fn file_bytes(&self) -> u64 {
-        self.disk.lock().as_ref().map_or(0, Disk::file_bytes)
+        self.file_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -102,6 +105,7 @@ impl Core {
         tracing::error!(%error, "the lexical index failed; it will be built anew from the store");
         lexical.failed.store(true, Ordering::Release);
         self.state.write().lexical = None;
+        self.wake_worker();
     }
 
     fn hand_over(&self, lexical: &Lexical, changes: &[Change]) -> Result<()> {
@@ -143,6 +147,7 @@ impl Core {
         let Some(disk) = disk.as_mut().filter(|disk| disk.is_uncommitted()) else { return Ok(()) };
         let started = Instant::now();
         disk.commit(self.store.next_key()?)?;
+        lexical.file_bytes.store(disk.file_bytes(), Ordering::Relaxed);
         let segments = disk.segments()?;
         let kept: Vec<SegmentId> = segments.iter().map(|segment| segment.segment_id()).collect();
         // Nobody writes meanwhile, so slots stay what they are between these two looks at the state.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use expandr_index::testing::unit_vector;
-use expandr_index::{Filter, Index, IndexConfig, SearchMode, SearchRequest};
+use expandr_index::{Filter, Index, IndexConfig, LexicalRequest, SearchMode, SearchRequest};
 use serde_json::json;
 
 use crate::{DIMENSION, config, document, numbered};
@@ -34,6 +34,12 @@ fn writers_searchers_deleters_and_maintenance() {
                     assert_eq!(outcome.hits.len(), 10);
                     let best = index.documents(&[outcome.hits[0].key]).unwrap();
                     assert_eq!(best[0].as_ref().unwrap().id, own.to_string(), "{mode:?}");
+                    let text = format!("text {own}");
+                    let words = LexicalRequest { filter, ..LexicalRequest::new(&text, 10) };
+                    let hits = index.search_lexical(&words).unwrap().hits;
+                    assert_eq!(hits.len(), 10);
+                    let best = index.documents(&[hits[0].key]).unwrap();
+                    assert_eq!(best[0].as_ref().unwrap().id, own.to_string());
                     searches.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -53,6 +59,12 @@ fn writers_searchers_deleters_and_maintenance() {
                         let gone: Vec<String> = (start..start + 5).map(|n| n.to_string()).collect();
                         assert_eq!(index.delete(&gone).unwrap(), 5);
                         assert!(index.get(&gone[0]).unwrap().is_none());
+                        assert!(
+                            index.search_lexical(&LexicalRequest::new(&gone[0], 1)).unwrap().hits.is_empty()
+                        );
+                        let kept = (start + 9).to_string();
+                        let words = index.search_lexical(&LexicalRequest::new(&kept, 2)).unwrap().hits;
+                        assert_eq!(crate::ids(index, words.iter().map(|hit| hit.key)), [kept]);
                         assert!(index.get(&(start + 5).to_string()).unwrap().is_some());
                         let query = unit_vector(start + 9, DIMENSION);
                         let hit = index.search(&SearchRequest::new(&query, 1)).unwrap().hits[0];
@@ -75,6 +87,7 @@ fn writers_searchers_deleters_and_maintenance() {
     drop(index);
     let index = Index::open(directory.path(), config).unwrap();
     assert_eq!((index.len(), index.stats().graph.entries), (expected, expected));
+    assert_eq!(index.stats().lexical.unwrap().documents, expected as u64);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use expandr_index::testing::unit_vector;
-use expandr_index::{Index, IndexConfig, SearchMode, SearchRequest};
+use expandr_index::{Index, IndexConfig, LexicalRequest, SearchMode, SearchRequest};
 
 use crate::{DIMENSION, config, numbered};
 
@@ -119,6 +119,9 @@ fn nothing_acknowledged_is_lost() {
         for &number in &told.present {
             let id = number.to_string();
             let document = index.get(&id).unwrap();
+            // Each number is a word of one document.
+            let words = index.search_lexical(&LexicalRequest::new(&id, 2)).unwrap().hits;
+            assert_eq!(words.len(), usize::from(document.is_some()), "{id} by its words in round {round}");
             if told.deleted.contains(&number) {
                 assert_eq!(document, None, "{id} was deleted");
             } else if !told.deleting.contains(&number) {

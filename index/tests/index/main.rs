@@ -3,6 +3,8 @@
 mod concurrency;
 mod facade;
 mod kill;
+mod lexical;
+mod lexical_recovery;
 mod model;
 mod recovery;
 mod vector_indexes;

@@ -3,7 +3,7 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::{Plot, failed, grid, inline, label};
+use super::{Plot, failed, grid, inline, label, short};
 use crate::Result;
 
 const HEIGHT: u32 = 300;
@@ -38,6 +38,7 @@ fn draw(svg: &mut String, groups: &[Group]) -> Result<()> {
         .disable_x_mesh()
         .x_labels(0)
         .label_style(label())
+        .y_label_formatter(&short)
         .y_desc("BLEU")
         .draw()
         .map_err(failed)?;

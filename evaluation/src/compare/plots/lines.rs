@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use super::{Plot, failed, grid, hex, inline, label, line};
+use super::{Plot, failed, grid, hex, inline, label, line, short};
 use crate::Result;
 
 const SIZE: (u32, u32) = (760, 320);
@@ -37,6 +37,7 @@ fn draw(svg: &mut String, axes: &Axes<'_>, series: &[Series]) -> Result<()> {
     let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     let mut chart = ChartBuilder::on(&area)
         .margin(10)
+        .margin_right(24)
         .x_label_area_size(40)
         .y_label_area_size(56)
         .build_cartesian_2d(0.0..right, bottom..top + room)
@@ -46,6 +47,8 @@ fn draw(svg: &mut String, axes: &Axes<'_>, series: &[Series]) -> Result<()> {
         .light_line_style(TRANSPARENT)
         .bold_line_style(grid())
         .label_style(label())
+        .x_label_formatter(&short)
+        .y_label_formatter(&short)
         .x_desc(axes.x)
         .y_desc(axes.y)
         .draw()

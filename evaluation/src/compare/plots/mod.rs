@@ -23,7 +23,7 @@ pub(super) struct Plot {
 }
 
 /// Series are told apart by these, in turn.
-const PALETTE: [RGBColor; 8] = [
+const PALETTE: [RGBColor; 12] = [
     RGBColor(0x3b, 0x82, 0xc4),
     RGBColor(0xe0, 0x8a, 0x1e),
     RGBColor(0x2f, 0xa3, 0x6b),
@@ -32,6 +32,10 @@ const PALETTE: [RGBColor; 8] = [
     RGBColor(0xa8, 0x96, 0x2e),
     RGBColor(0x3f, 0xa9, 0xb5),
     RGBColor(0xd9, 0x60, 0x4c),
+    RGBColor(0x7a, 0x8b, 0x99),
+    RGBColor(0x8f, 0x6b, 0x4a),
+    RGBColor(0x5f, 0xb8, 0x4d),
+    RGBColor(0x5a, 0x62, 0xd6),
 ];
 
 const GRID: RGBColor = RGBColor(0x80, 0x80, 0x80);
@@ -182,6 +186,12 @@ fn grid() -> ShapeStyle {
 
 fn label() -> TextStyle<'static> {
     ("sans-serif", 13).into_text_style(&(1, 1))
+}
+
+/// A tick's value without needless zeros.
+fn short(value: &f64) -> String {
+    let rounded = (value * 1000.0).round() / 1000.0 + 0.0; // -0 is 0
+    rounded.to_string()
 }
 
 /// Inside a page the element needs no namespace.

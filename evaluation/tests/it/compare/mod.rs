@@ -1,165 +1,15 @@
 //! Comparisons of small run folders that are made here.
 
-use std::path::{Path, PathBuf};
+mod fake;
 
-use expandr_evaluation::compare::{
-    Cell, CompareOptions, Mark, Report, RunArgument, compare, html, markdown, summary, write,
-};
-use expandr_evaluation::{Collection, Metric, Qrels, Result, Run, evaluate, metrics};
+use axum::Json;
+use axum::routing::{get, post};
+use expandr_evaluation::Result;
+use expandr_evaluation::client::{Endpoint, EndpointOptions};
+use expandr_evaluation::compare::{Cell, Mark, Report, RunArgument, compare, html, markdown, summary, write};
 use serde_json::{Value, json};
 
-const QUERIES: usize = 40;
-
-/// A collection of forty queries with one gold document each, `d{n}`.
-fn collection(root: &Path, name: &str) -> PathBuf {
-    let folder = root.join(name);
-    fs_err::create_dir_all(folder.join("qrels")).unwrap();
-    let (mut corpus, mut queries) = (String::new(), String::new());
-    let mut qrels = String::from("query-id\tcorpus-id\tscore\n");
-    for number in 0..QUERIES {
-        let title = if number == 10 { String::new() } else { format!("Title <{number}>") };
-        let document = json!({"_id": format!("d{number}"), "title": title, "text": format!("gold passage number {number} tells it all")});
-        corpus.push_str(&format!("{document}\n"));
-        let query = json!({"_id": format!("q{number}"), "text": format!("what | is <b>{number}</b>"), "metadata": {"answer": format!("number {number}")}});
-        queries.push_str(&format!("{query}\n"));
-        qrels.push_str(&format!("q{number}\td{number}\t1\n"));
-    }
-    fs_err::write(folder.join("corpus.jsonl"), corpus).unwrap();
-    fs_err::write(folder.join("queries.jsonl"), queries).unwrap();
-    fs_err::write(folder.join("qrels/test.tsv"), qrels).unwrap();
-    folder
-}
-
-/// A run folder to be, as `expandr eval` would write it.
-struct Fake<'a> {
-    collection: &'a str,
-    /// The gold document's rank by query; none: not found.
-    ranks: Vec<Option<usize>>,
-    expanded: bool,
-    degraded: usize,
-    name: Option<&'a str>,
-    /// Recorded cosine and overlap a query.
-    recorded: Option<(f64, f64)>,
-    metrics: Vec<Metric>,
-}
-
-impl<'a> Fake<'a> {
-    fn new(collection: &'a str, ranks: Vec<Option<usize>>) -> Self {
-        let metrics = vec![Metric::NDCG_10, Metric::RECALL_100];
-        Self { collection, ranks, expanded: false, degraded: 0, name: None, recorded: None, metrics }
-    }
-
-    /// Writes it; the judged queries are the first `ranks.len()` of the collection.
-    fn write(&self, root: &Path, name: &str) -> PathBuf {
-        let folder = root.join("runs").join(name);
-        fs_err::create_dir_all(&folder).unwrap();
-        let mut run = Run::new();
-        let mut qrels = Qrels::default();
-        let mut expansions = String::new();
-        for (number, rank) in self.ranks.iter().enumerate() {
-            let query = format!("q{number}");
-            let gold = format!("d{number}");
-            qrels.insert(&query, &gold, 1).unwrap();
-            let mut ids: Vec<String> = (0..12).map(|filler| format!("d{}", 1000 + filler)).collect();
-            if let Some(rank) = rank {
-                ids.insert(rank - 1, gold);
-            }
-            let hit = |(index, id): (usize, String)| expandr_evaluation::Hit {
-                id,
-                score: 1.0 - index as f32 / 100.0,
-            };
-            run.insert(&query, ids.into_iter().enumerate().map(hit).collect()).unwrap();
-            let text = format!("what | is <b>{number}</b>");
-            let mut line = json!({"query_id": query, "query": text, "status": "disabled", "texts": [], "output_tokens": 0, "cut": false, "query_weight": 1.0});
-            if self.expanded && number < self.degraded {
-                line["status"] = json!("degraded");
-                line["reason"] = json!("timeout");
-            } else if self.expanded {
-                line["status"] = json!("applied");
-                line["texts"] = json!([format!("Gold passage <script>{number}</script> number {number}")]);
-                line["output_tokens"] = json!(9);
-                line["query_weight"] = json!(0.5);
-            }
-            if let Some((cosine, overlap)) = self.recorded {
-                line["query_cosine"] = json!([cosine]);
-                line["raw_overlap_at_10"] = json!(overlap);
-            }
-            expansions.push_str(&format!("{line}\n"));
-        }
-        let scores = evaluate(&qrels, &run, &self.metrics, &metrics::Options::default());
-        let row = |values: &[f64]| -> Value {
-            scores
-                .metrics
-                .iter()
-                .zip(values)
-                .map(|(metric, value)| (metric.to_string(), json!(value)))
-                .collect()
-        };
-        let per_query: Value =
-            scores.per_query.iter().map(|(query, values)| (query.clone(), row(values))).collect();
-        let path = root.join("collections").join(self.collection);
-        let crc = Collection::open(&path, None).map(|collection| collection.queries_crc32());
-        let expansion = if self.expanded {
-            json!({"mode": "always", "max_tokens": 64, "query_weight": 0.5})
-        } else {
-            json!(false)
-        };
-        let mut settings = json!({"collection": self.collection, "split": "test", "queries": self.ranks.len(),
-            "queries_crc32": crc.unwrap_or_default(), "top_k": 100, "search": {"search_mode": "auto", "top_k": 101, "expansion": expansion}});
-        if let Some(name) = self.name {
-            settings["name"] = json!(name);
-        }
-        let reasons = if self.degraded > 0 { json!({"timeout": self.degraded}) } else { json!({}) };
-        let metrics = json!({"degraded": self.degraded > 0, "degraded_queries": self.degraded, "degraded_by_reason": reasons,
-            "bundle": "bundle-1", "server": {"documents": QUERIES, "bundle": {"encoder": {"id": "encoder-1"}}}, "settings": settings,
-            "relevance_level": 1, "missing_count_as_zero": true, "missing": [], "unjudged": [],
-            "mean": row(&scores.mean), "per_query": per_query});
-        fs_err::write(folder.join("settings.json"), settings.to_string()).unwrap();
-        fs_err::write(folder.join("metrics.json"), metrics.to_string()).unwrap();
-        fs_err::write(folder.join("expansions.jsonl"), expansions).unwrap();
-        let mut trec = Vec::new();
-        run.write("tag", &mut trec).unwrap();
-        fs_err::write(folder.join("run.trec"), trec).unwrap();
-        folder
-    }
-}
-
-fn ranks(rank: impl Fn(usize) -> usize) -> Vec<Option<usize>> {
-    (0..QUERIES).map(|number| Some(rank(number))).collect()
-}
-
-struct Room {
-    folder: tempfile::TempDir,
-}
-
-impl Room {
-    /// A room with collections of these names.
-    fn new(collections: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        for name in collections {
-            collection(&folder.path().join("collections"), name);
-        }
-        Self { folder }
-    }
-
-    fn root(&self) -> &Path {
-        self.folder.path()
-    }
-
-    fn run(&self, name: Option<&str>, folder: &str, fake: &Fake<'_>) -> RunArgument {
-        RunArgument { name: name.map(str::to_owned), path: fake.write(self.root(), folder) }
-    }
-
-    fn options(&self) -> CompareOptions {
-        let mut options = CompareOptions {
-            collections: Some(self.root().join("collections")),
-            ..CompareOptions::default()
-        };
-        options.significance.rounds = 10_000;
-        options.significance.bootstrap_rounds = 1_000;
-        options
-    }
-}
+use fake::{Fake, Room, ranks};
 
 fn cell<'a>(report: &'a Report, metric: &str, row: &str, system: &str) -> &'a Cell {
     let table = report.tables.iter().find(|table| table.metric == metric).unwrap();
@@ -437,5 +287,88 @@ async fn a_collection_with_other_queries_is_not_used() {
         report.warnings.iter().any(|warning| warning.contains("are not those of the runs")),
         "{:?}",
         report.warnings
+    );
+}
+
+/// A server whose vectors count letters, so that equal texts have equal vectors.
+async fn embedding_server(encoder: &'static str) -> Endpoint {
+    async fn embed(Json(request): Json<Value>) -> Json<Value> {
+        let vector = |text: &Value| -> Vec<f64> {
+            let mut counts = vec![0.1; 26];
+            for letter in text.as_str().unwrap().bytes().filter(u8::is_ascii_alphabetic) {
+                counts[usize::from(letter.to_ascii_lowercase() - b'a')] += 1.0;
+            }
+            counts
+        };
+        assert!(
+            request["normalize"] == true
+                && ["query", "document"].iter().any(|name| request["prompt_name"] == *name)
+        );
+        Json(request["inputs"].as_array().unwrap().iter().map(vector).collect::<Vec<_>>().into())
+    }
+    let info = json!({"bundle": {"encoder": {"id": encoder}}});
+    let router = axum::Router::new()
+        .route("/info", get(async move || Json(info.clone())))
+        .route("/embed", post(embed));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    Endpoint::new(&url, None, EndpointOptions::default()).unwrap()
+}
+
+#[tokio::test]
+async fn maps_are_sampled_by_seed_and_only_of_the_same_encoder() {
+    let room = Room::new(&["one"]);
+    let mut fake = Fake::new("one", ranks(|_| 1));
+    fake.expanded = true;
+    let runs =
+        [room.run(Some("raw"), "raw", &Fake::new("one", ranks(|_| 2))), room.run(Some("e"), "e", &fake)];
+    let mut options = room.options();
+    options.map_queries = 8;
+    let endpoint = embedding_server("encoder-1").await;
+    let report = compare(&runs, &options, Some(&endpoint)).await.unwrap();
+    assert_eq!(report.maps.len(), 1, "the raw run has no expansions");
+    let map = &report.maps[0];
+    assert_eq!((map.system.as_str(), map.points.len()), ("e", 8));
+    assert!(map.cosine_expansion_gold > map.cosine_query_gold, "the made-up expansions repeat the passages");
+    assert!(map.cosine_average_gold > map.cosine_query_gold);
+    assert!(html(&report).unwrap().contains("t-SNE of 8 queries"));
+    let again = compare(&runs, &options, Some(&endpoint)).await.unwrap();
+    let ids =
+        |report: &Report| report.maps[0].points.iter().map(|point| point.id.clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&report), ids(&again));
+    assert_eq!(report.maps[0].points[0].query, again.maps[0].points[0].query);
+    options.significance.seed = 7;
+    assert_ne!(ids(&report), ids(&compare(&runs, &options, Some(&endpoint)).await.unwrap()));
+
+    let endpoint = embedding_server("encoder-2").await;
+    let report = compare(&runs, &options, Some(&endpoint)).await.unwrap();
+    assert!(report.maps.is_empty());
+    let note = report.notes.iter().find(|note| note.contains("no map")).unwrap();
+    assert!(note.contains("its encoder is encoder-1, that of the endpoint encoder-2"), "{note}");
+}
+
+#[tokio::test]
+async fn the_papers_figures_stand_beside_ours_and_say_that_a_part_is_a_part() {
+    let room = Room::new(&["scifact", "nq_open", "own"]);
+    let runs = ["scifact", "nq_open", "own"]
+        .map(|collection| room.run(Some("raw"), collection, &Fake::new(collection, ranks(|_| 1))));
+    let mut options = room.options();
+    options.paper = true;
+    let report = compare(&runs, &options, None).await.unwrap();
+    for text in [markdown(&report), html(&report).unwrap()] {
+        assert!(
+            text.contains("nq_open is NOT the paper's NQ: 40 of 2681468 documents, 40 of 3452 queries"),
+            "{text}"
+        );
+        assert!(text.contains("Scifact (ours: scifact, another collection)"), "{text}");
+        assert!(text.contains("55.91"), "AnchorDR-ExpandR on NQ");
+    }
+    assert!(markdown(&report).contains("| ours: raw | 100.00 | 100.00 | – | – |"), "{}", markdown(&report));
+    let paper = report.paper.unwrap();
+    assert_eq!(paper.matches.len(), 2);
+    assert_eq!(
+        paper.sections.iter().map(|section| section.number).collect::<Vec<_>>(),
+        [2, 3, 5, 6, 7, 8, 9]
     );
 }
