@@ -136,3 +136,27 @@ async fn a_seeded_sample_is_the_same_alone_and_in_company() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// Both engines compute in f32 and decode the same prompts, so that greedy passages differ only where rounding decides.
+#[cfg(feature = "mistralrs")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_default_model_writes_what_mistralrs_writes() {
+    use expandr_models::{
+        DeviceChoice,
+        expander::mistral::{self, MistralOptions},
+    };
+    let Some(path) = weights() else { return };
+    let options = MistralOptions { device: DeviceChoice::Cpu, ..MistralOptions::default() };
+    let theirs = mistral::load(&path, options).await.unwrap();
+    let ours = batched::load(&path, DecoderOptions::default()).await.unwrap();
+    let mut compared = 0;
+    for case in cases().into_iter().filter(|case| case.lead >= ROUNDING && !case.message.is_empty()) {
+        let request = GenerationRequest { prompt: case.message, sampling: Sampling::greedy(24) };
+        let ours = ours.generate(request.clone()).await.unwrap().collect_until(None).await.unwrap();
+        let theirs = theirs.generate(request.clone()).await.unwrap().collect_until(None).await.unwrap();
+        assert_eq!(ours.text, theirs.text, "{:?}", request.prompt);
+        assert_eq!(ours.finish_reason, theirs.finish_reason, "{:?}", request.prompt);
+        compared += 1;
+    }
+    assert!(compared >= 8, "{compared} passages were compared");
+}

@@ -6,7 +6,7 @@ use anyhow::Context;
 use expandr_index::{Bm25, Index, IndexConfig};
 use expandr_models::{
     Encoder, Expander,
-    decoder::DecoderOptions,
+    decoder::{DecoderOptions, Precision},
     encoder::EncoderOptions,
     expander::{
         PromptTemplate, batched,
@@ -16,7 +16,7 @@ use expandr_models::{
     weights::{self, Role},
 };
 
-use super::options::{ExpanderEngine, Lexical, Models, ServeOptions};
+use super::options::{ExpanderEngine, ExpanderPrecision, Lexical, Models, ServeOptions};
 use crate::bundle::Bundle;
 
 /// Loads models and index.
@@ -97,9 +97,29 @@ async fn load_in_process(path: &Path, models: &Models) -> anyhow::Result<Arc<dyn
         let options = DecoderOptions {
             places: models.expander_concurrency,
             queue_capacity: models.expander_queue,
+            context: models.expander_context,
+            precision: match models.expander_precision {
+                ExpanderPrecision::Exact => Precision::Exact,
+                ExpanderPrecision::Bf16 => Precision::Bf16,
+                ExpanderPrecision::Q8 => Precision::Q8,
+            },
             ..DecoderOptions::default()
         };
-        return Ok(batched::load(path, options).await?);
+        let expander = batched::load(path, options).await?;
+        let (weights_mib, cache_mib) =
+            (expander.decoder().weight_bytes() >> 20, expander.decoder().cache_bytes() >> 20);
+        tracing::info!(
+            weights_mib,
+            cache_mib,
+            "memory of the expander: weights, and at most for keys and values"
+        );
+        return Ok(expander);
+    }
+    if models.expander_precision != ExpanderPrecision::Exact {
+        anyhow::bail!(
+            "--expander-precision is for the engine batched, which doesn't run this model; for mistralrs there is \
+             --expander-isq"
+        );
     }
     let options = MistralOptions {
         device: models.device,

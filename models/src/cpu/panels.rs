@@ -319,3 +319,104 @@ fn store(out: &mut [&mut [f32]], column: usize, sums: &[[f32; WIDTH]], store: St
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0).collect()
+    }
+
+    fn multiplied(rows: &[f32], weight: &Panels, store: Store, out: &mut [f32], team: &Team) {
+        let inputs = weight.inputs;
+        let mut tiles = Tiles::default();
+        tiles.fill(rows.len() / inputs, inputs, team, |row, place| {
+            place.copy_from_slice(&rows[row * inputs..(row + 1) * inputs]);
+        });
+        product(out, &mut tiles, weight, store, team);
+    }
+
+    #[test]
+    fn products_are_right_for_every_shape() {
+        for threads in [1, 3] {
+            let team = Team::new(threads, "test").unwrap();
+            for (outputs, inputs) in [(1, 1), (16, 5), (40, 33), (7, 200), (100, 64)] {
+                let weight = numbers(outputs * inputs, 1);
+                let panels = Panels::new(&weight, inputs, Precision::Exact, &team);
+                for count in [0, 1, 2, 5, 6, 7, 13, 31] {
+                    let rows = numbers(count * inputs, 2);
+                    let mut out = vec![f32::NAN; count * outputs];
+                    multiplied(&rows, &panels, Store::Replace, &mut out, &team);
+                    for (index, found) in out.iter().enumerate() {
+                        let row = &rows[index / outputs * inputs..][..inputs];
+                        let weights = &weight[index % outputs * inputs..][..inputs];
+                        let sum: f64 =
+                            row.iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                        assert!((f64::from(*found) - sum).abs() < 1e-4, "{count} × {inputs} · {outputs}");
+                    }
+                    let once = out.clone();
+                    multiplied(&rows, &panels, Store::Add, &mut out, &team);
+                    assert!(out.iter().zip(&once).all(|(twice, once)| *twice == *once + *once));
+                }
+                let mut row = vec![0.0; inputs];
+                panels.copy_row(outputs - 1, &mut row);
+                assert_eq!(row, weight[(outputs - 1) * inputs..]);
+            }
+        }
+    }
+
+    /// The format of the weights and the number of rows change no bit of a row's results.
+    #[test]
+    fn formats_and_company_change_no_bit() {
+        let team = Team::new(2, "test").unwrap();
+        let (outputs, inputs) = (50, 320);
+        let rows = numbers(40 * inputs, 3);
+        let made = |make: fn(usize, f32) -> f32| {
+            let plain = numbers(outputs * inputs, 5);
+            plain
+                .iter()
+                .enumerate()
+                .map(|(index, value)| make(index % BLOCK_INPUTS, *value))
+                .collect::<Vec<f32>>()
+        };
+        let bf16 = made(|_, value| f32::from_bits(value.to_bits() & 0xffff_0000));
+        let f16 = made(|_, value| half::f16::from_f32(value).to_f32());
+        let q8 = made(|place, value| if place == 3 { 127.0 } else { (value * 126.0).round() } * 0.0625);
+        let q4 = made(|place, value| match place {
+            3 => -0.5,
+            4 => 15.0 * 0.125 - 0.5,
+            _ => ((value + 1.0) * 7.0).round() * 0.125 - 0.5,
+        });
+        for (weight, bits) in [(numbers(outputs * inputs, 5), 32), (bf16, 16), (f16, 16), (q8, 8), (q4, 4)] {
+            let panels = Panels::new(&weight, inputs, Precision::Exact, &team);
+            let is_block = bits < 16;
+            let bytes = outputs.next_multiple_of(WIDTH) * inputs * bits / 8;
+            let scales = if is_block { panels.bytes() - bytes } else { 0 };
+            assert_eq!(panels.bytes(), bytes + scales, "{bits} bits");
+            assert!(scales <= bytes / 4, "{bits} bits");
+            let units = Panels::new(&weight, inputs, Precision::Exact, &team);
+            let plain = Panels { data: plain(&units), ..units };
+            let mut expected = vec![0.0; 40 * outputs];
+            multiplied(&rows, &plain, Store::Replace, &mut expected, &team);
+            for count in [1, 2, 4, 5, 6, 7, 12, 40] {
+                let mut out = vec![0.0; count * outputs];
+                multiplied(&rows[..count * inputs], &panels, Store::Replace, &mut out, &team);
+                assert_eq!(out, expected[..count * outputs], "{bits} bits, {count} rows");
+            }
+        }
+    }
+
+    /// The same weights, not in a smaller format.
+    fn plain(panels: &Panels) -> Data {
+        let mut rows = vec![[0.0; WIDTH]; panels.outputs.div_ceil(WIDTH) * panels.inputs];
+        for output in 0..panels.outputs {
+            let mut row = vec![0.0; panels.inputs];
+            panels.copy_row(output, &mut row);
+            for (input, value) in row.into_iter().enumerate() {
+                rows[output / WIDTH * panels.inputs + input][output % WIDTH] = value;
+            }
+        }
+        Data::F32(rows)
+    }
+}
