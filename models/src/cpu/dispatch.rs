@@ -1,16 +1,8 @@
-//! Choosing the instruction set at run time, the innermost loop of products, and calling gemm: with `team` the crate's
-//! only `unsafe` code.
+//! Choosing the instruction set at run time, and calling gemm.
 //!
-//! All are wrapped so that a caller can't misuse them: [`dispatch`] checks the processor before it enters code
-//! compiled for it, [`accumulate`] is told by a value that only such a check makes, and [`multiply`] checks every index
-//! that gemm will touch against the slices it was given.
+//! Both are wrapped so that a caller can't misuse them: [`dispatch`] checks the processor before it enters code
+//! compiled for it, and [`multiply`] checks every index that gemm will touch against the slices it was given.
 #![allow(unsafe_code)]
-
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::*;
-
-/// Outputs of a panel of weights: two vectors of AVX2, one of AVX-512.
-pub(crate) const WIDTH: usize = 16;
 
 /// A computation over slices, written as plain loops, that is compiled once per instruction set.
 ///
@@ -21,133 +13,6 @@ pub(crate) trait Kernel {
     type Output;
     /// The loops.
     fn run(self) -> Self::Output;
-}
-
-/// What this processor multiplies and adds with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Instructions(Set);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Set {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// Left to the compiler.
-    Portable,
-}
-
-impl Instructions {
-    /// The best that there are.
-    pub(crate) fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            if is_x86_feature_detected!("avx512f") && has_avx2 {
-                return Self(Set::Avx512);
-            }
-            if has_avx2 {
-                return Self(Set::Avx2);
-            }
-        }
-        Self(Set::Portable)
-    }
-
-    /// Rows that are multiplied by a panel together: their sums, the panel's row and a factor fill the registers.
-    pub(crate) fn tile_rows(self) -> usize {
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => 12,
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => 6,
-            Set::Portable => 4,
-        }
-    }
-}
-
-/// sums[r][j] += Σᵢ tile[i][r] · panel[i][j], one addition after the other, up to the end of the shorter of them.
-#[inline(always)]
-pub(crate) fn accumulate<const R: usize>(
-    sums: &mut [[f32; WIDTH]; R],
-    tile: &[f32],
-    panel: &[f32],
-    instructions: Instructions,
-) {
-    let (tile, panel) = (tile.as_chunks::<R>().0, panel.as_chunks::<WIDTH>().0);
-    match instructions.0 {
-        // SAFETY: the value is only made where the processor has the features.
-        #[cfg(target_arch = "x86_64")]
-        Set::Avx512 => unsafe { accumulate_avx512(sums, tile, panel) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Set::Avx2 => unsafe { accumulate_avx2(sums, tile, panel) },
-        Set::Portable => {
-            for (factors, weights) in tile.iter().zip(panel) {
-                for (sums, factor) in sums.iter_mut().zip(factors) {
-                    for (sum, weight) in sums.iter_mut().zip(weights) {
-                        *sum += *factor * *weight;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// By hand, because the compiler turns some numbers of rows into code that is thirty times slower.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn accumulate_avx2<const R: usize>(sums: &mut [[f32; WIDTH]; R], tile: &[[f32; R]], panel: &[[f32; WIDTH]]) {
-    let mut low = [_mm256_setzero_ps(); R];
-    let mut high = low;
-    for (row, sums) in sums.iter().enumerate() {
-        // SAFETY: a row of sums has 16 numbers.
-        (low[row], high[row]) =
-            unsafe { (_mm256_loadu_ps(sums.as_ptr()), _mm256_loadu_ps(sums.as_ptr().add(8))) };
-    }
-    for (factors, weights) in tile.iter().zip(panel) {
-        // SAFETY: a row of a panel has 16 numbers.
-        let (left, right) =
-            unsafe { (_mm256_loadu_ps(weights.as_ptr()), _mm256_loadu_ps(weights.as_ptr().add(8))) };
-        for row in 0..R {
-            let factor = _mm256_set1_ps(factors[row]);
-            low[row] = _mm256_fmadd_ps(factor, left, low[row]);
-            high[row] = _mm256_fmadd_ps(factor, right, high[row]);
-        }
-    }
-    for (row, sums) in sums.iter_mut().enumerate() {
-        // SAFETY: as above.
-        unsafe {
-            _mm256_storeu_ps(sums.as_mut_ptr(), low[row]);
-            _mm256_storeu_ps(sums.as_mut_ptr().add(8), high[row]);
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn accumulate_avx512<const R: usize>(
-    sums: &mut [[f32; WIDTH]; R],
-    tile: &[[f32; R]],
-    panel: &[[f32; WIDTH]],
-) {
-    let mut totals = [_mm512_setzero_ps(); R];
-    for (total, sums) in totals.iter_mut().zip(sums.iter()) {
-        // SAFETY: a row of sums has 16 numbers.
-        *total = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
-    }
-    for (factors, weights) in tile.iter().zip(panel) {
-        // SAFETY: a row of a panel has 16 numbers.
-        let weights = unsafe { _mm512_loadu_ps(weights.as_ptr()) };
-        for row in 0..R {
-            totals[row] = _mm512_fmadd_ps(_mm512_set1_ps(factors[row]), weights, totals[row]);
-        }
-    }
-    for (total, sums) in totals.iter().zip(sums.iter_mut()) {
-        // SAFETY: as above.
-        unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), *total) };
-    }
 }
 
 /// Runs `kernel` with the widest vectors that this processor has.

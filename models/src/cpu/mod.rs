@@ -1,21 +1,27 @@
 //! What the engines on a CPU are built from, encoder and decoder alike.
 //!
-//! - `dispatch`: choosing the instruction set at run time, the innermost loop of products, and calling gemm.
+//! - `dispatch`: choosing the instruction set at run time, and calling gemm.
 //! - `math`: functions of numbers and rows that kernels are made of.
 //! - `panels`: products with weights that are arranged once and used for ever, the same for every number of rows.
+//! - `storage`: how those weights lie in memory.
+//! - `simd`: the innermost loops of those products.
 //! - `team`: threads for many short pieces of work.
 //!
-//! `dispatch` and `team` have the crate's only `unsafe` code.
+//! `dispatch`, `simd` and `team` have the crate's only `unsafe` code, each with what makes it safe for callers.
 
 mod dispatch;
 mod math;
 mod panels;
+mod simd;
+mod storage;
 mod team;
 
+pub use self::storage::Precision;
 pub(crate) use self::{
-    dispatch::{Instructions, Kernel, Matrix, WIDTH, accumulate, dispatch, multiply},
+    dispatch::{Kernel, Matrix, dispatch, multiply},
     math::{exp, maximum, sum, sum_of_squares},
     panels::{Panels, Store, Tiles, product},
+    simd::{Instructions, WIDTH, accumulate},
     team::Team,
 };
 

@@ -9,11 +9,15 @@
 
 use super::{
     Buffer, Team,
-    dispatch::{Instructions, Kernel, WIDTH, accumulate, dispatch},
+    dispatch::{Kernel, dispatch},
+    simd::{Instructions, Unit, WIDTH, accumulate},
+    storage::{BLOCK_INPUTS, Data, Precision},
 };
 
 /// Rows that pass a panel together are about this many numbers, so that they stay in the second-level cache.
 const BLOCK_NUMBERS: usize = 64 << 10;
+/// Inputs that are decoded at a time: with their rows of a tile about half of the first-level cache.
+const DECODED_INPUTS: usize = 128;
 /// Pieces of a product for each thread, so that a thread that was held up is helped by the others.
 const PIECES_PER_THREAD: usize = 4;
 
@@ -22,32 +26,62 @@ const SMALLEST_SHARED_FILL: usize = 1 << 13;
 
 /// A weight matrix, `outputs × inputs`, in panels; the last one is filled up with zeros.
 pub(crate) struct Panels {
-    data: Vec<f32>,
+    data: Data,
     inputs: usize,
     outputs: usize,
 }
 
 impl Panels {
     /// Arranges `weight`, which has a row of `inputs` for each output.
-    pub(crate) fn new(weight: &[f32], inputs: usize, team: &Team) -> Self {
+    pub(crate) fn new(weight: &[f32], inputs: usize, precision: Precision, team: &Team) -> Self {
         let outputs = weight.len() / inputs;
-        let mut data = vec![0.0; outputs.div_ceil(WIDTH) * WIDTH * inputs];
-        let panels = data.chunks_exact_mut(WIDTH * inputs).zip(weight.chunks(WIDTH * inputs));
-        team.each(panels.collect(), |(panel, rows): (&mut [f32], &[f32])| {
+        let mut plain = vec![[0.0; WIDTH]; outputs.div_ceil(WIDTH) * inputs];
+        let panels = plain.chunks_exact_mut(inputs).zip(weight.chunks(WIDTH * inputs));
+        team.each(panels.collect(), |(panel, rows): (&mut [[f32; WIDTH]], &[f32])| {
             for (output, row) in rows.chunks_exact(inputs).enumerate() {
-                for (column, value) in panel.as_chunks_mut::<WIDTH>().0.iter_mut().zip(row) {
+                for (column, value) in panel.iter_mut().zip(row) {
                     column[output] = *value;
                 }
             }
         });
-        Self { data, inputs, outputs }
+        Self { data: Data::new(plain, inputs, precision, team), inputs, outputs }
     }
 
     /// Copies the weights of one output.
     pub(crate) fn copy_row(&self, output: usize, row: &mut [f32]) {
-        let panel = &self.data[output / WIDTH * WIDTH * self.inputs..];
-        for (value, column) in row.iter_mut().zip(panel.as_chunks::<WIDTH>().0) {
-            *value = column[output % WIDTH];
+        let (panel, column) = (output / WIDTH, output % WIDTH);
+        match &self.data {
+            Data::F32(units) => {
+                for (value, weights) in row.iter_mut().zip(&units[panel * self.inputs..]) {
+                    *value = weights[column];
+                }
+            }
+            Data::Bf16(units) => copy_row(row, panel, column, units),
+            Data::F16(units) => copy_row(row, panel, column, units),
+            Data::Q8(units) => copy_row(row, panel, column, units),
+            Data::Q4(units) => copy_row(row, panel, column, units),
+        }
+    }
+
+    /// Bytes that the weights take.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.data {
+            Data::F32(units) => size_of_val(&units[..]),
+            Data::Bf16(units) => size_of_val(&units[..]),
+            Data::F16(units) => size_of_val(&units[..]),
+            Data::Q8(units) => size_of_val(&units[..]),
+            Data::Q4(units) => size_of_val(&units[..]),
+        }
+    }
+}
+
+fn copy_row<U: Unit>(row: &mut [f32], panel: usize, column: usize, units: &[U]) {
+    let mut weights = [[0.0; WIDTH]; BLOCK_INPUTS];
+    let units = &units[panel * row.len() / U::INPUTS..];
+    for (values, unit) in row.chunks_exact_mut(U::INPUTS).zip(units) {
+        unit.decode(&mut weights[..U::INPUTS], Instructions::detect());
+        for (value, weights) in values.iter_mut().zip(&weights) {
+            *value = weights[column];
         }
     }
 }
@@ -94,6 +128,16 @@ impl Tiles {
     }
 }
 
+/// Calls `$body` with `$height` as a constant `$R`.
+macro_rules! with_height {
+    ($height:expr, $R:ident => $body:expr, [$($n:literal)*]) => {
+        match $height {
+            $($n => { const $R: usize = $n; $body })*
+            other => unreachable!("a tile of {other} rows"),
+        }
+    };
+}
+
 /// First row and number of rows of each tile: as few tiles as can be, of about the same height.
 fn heights(rows: usize, tallest: usize) -> impl Iterator<Item = (usize, usize)> {
     let tiles = rows.div_ceil(tallest).max(1);
@@ -118,6 +162,9 @@ pub(crate) enum Store {
 pub(crate) fn product(out: &mut [f32], rows: &mut Tiles, weight: &Panels, store: Store, team: &Team) {
     assert_eq!(rows.inputs, weight.inputs, "inner dimensions differ");
     assert_eq!(out.len(), rows.rows * weight.outputs, "the output has another shape");
+    if rows.rows == 0 {
+        return;
+    }
     let panels = weight.outputs.div_ceil(WIDTH);
     let pieces = if team.threads() == 1 { 1 } else { (team.threads() * PIECES_PER_THREAD).min(panels) };
     let panels_each = panels.div_ceil(pieces).max(1);
@@ -127,80 +174,148 @@ pub(crate) fn product(out: &mut [f32], rows: &mut Tiles, weight: &Panels, store:
             part.push(columns);
         }
     }
-    let (inputs, instructions) = (weight.inputs, Instructions::detect());
-    let tiles = &*rows.data.get(rows.rows * inputs);
-    let count = rows.rows;
-    let work = |(out, panels): (Vec<&mut [f32]>, &[f32])| {
-        debug_assert_eq!(out.len(), count);
-        dispatch(Piece { out, panels, tiles, inputs, store, instructions });
-    };
-    let panels = weight.data.chunks(panels_each * WIDTH * inputs);
-    team.each(parts.into_iter().zip(panels).collect(), work);
+    let tiles = &*rows.data.get(rows.rows * weight.inputs);
+    let shape = Shape { inputs: weight.inputs, store, instructions: Instructions::detect() };
+    match &weight.data {
+        Data::F32(units) => {
+            let pieces = parts.into_iter().zip(units.chunks(panels_each * weight.inputs));
+            team.each(pieces.collect(), |(out, panels)| dispatch(PlainPiece { out, panels, tiles, shape }));
+        }
+        Data::Bf16(units) => coded_pieces(parts, units, panels_each, tiles, shape, team),
+        Data::F16(units) => coded_pieces(parts, units, panels_each, tiles, shape, team),
+        Data::Q8(units) => coded_pieces(parts, units, panels_each, tiles, shape, team),
+        Data::Q4(units) => coded_pieces(parts, units, panels_each, tiles, shape, team),
+    }
 }
 
-/// Some panels' share of a product.
-struct Piece<'a> {
-    /// For each row its columns of these panels.
-    out: Vec<&'a mut [f32]>,
-    panels: &'a [f32],
-    tiles: &'a [f32],
+fn coded_pieces<U: Unit>(
+    parts: Vec<Vec<&mut [f32]>>,
+    units: &[U],
+    panels_each: usize,
+    tiles: &[f32],
+    shape: Shape,
+    team: &Team,
+) {
+    let pieces = parts.into_iter().zip(units.chunks(panels_each * shape.inputs / U::INPUTS));
+    team.each(pieces.collect(), |(out, panels)| dispatch(CodedPiece { out, panels, tiles, shape }));
+}
+
+/// What all pieces of a product have in common.
+#[derive(Clone, Copy)]
+struct Shape {
     inputs: usize,
     store: Store,
     instructions: Instructions,
 }
 
-impl Kernel for Piece<'_> {
+impl Shape {
+    /// First row and height of each tile, in blocks of rows that stay in the cache.
+    #[inline(always)]
+    fn blocks(&self, rows: usize) -> Vec<Vec<(usize, usize)>> {
+        let block_rows = (BLOCK_NUMBERS / self.inputs).max(1);
+        let mut blocks: Vec<Vec<(usize, usize)>> = Vec::new();
+        for (first, height) in heights(rows, self.instructions.tile_rows()) {
+            match blocks.last_mut() {
+                Some(block) if first + height <= block[0].0 + block_rows => block.push((first, height)),
+                _ => blocks.push(vec![(first, height)]),
+            }
+        }
+        blocks
+    }
+}
+
+/// Some panels' share of a product, with weights that need no decoding.
+struct PlainPiece<'a> {
+    /// For each row its columns of these panels.
+    out: Vec<&'a mut [f32]>,
+    panels: &'a [[f32; WIDTH]],
+    tiles: &'a [f32],
+    shape: Shape,
+}
+
+impl Kernel for PlainPiece<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run(mut self) {
-        let rows = self.out.len();
-        let block_rows = BLOCK_NUMBERS / self.inputs;
-        let tiles: Vec<(usize, usize)> = heights(rows, self.instructions.tile_rows()).collect();
-        let mut next = 0;
-        while next < tiles.len() {
-            let first_row = tiles[next].0;
-            let end =
-                tiles[next..].iter().position(|(first, height)| first + height > first_row + block_rows);
-            let end = end.map_or(tiles.len(), |count| next + count.max(1));
-            for (index, panel) in self.panels.chunks_exact(WIDTH * self.inputs).enumerate() {
-                for &(first, height) in &tiles[next..end] {
-                    let tile = &self.tiles[first * self.inputs..(first + height) * self.inputs];
-                    let out = &mut self.out[first..first + height];
-                    one_tile(out, index * WIDTH, tile, panel, self.store, self.instructions);
+        let inputs = self.shape.inputs;
+        for block in self.shape.blocks(self.out.len()) {
+            for (index, panel) in self.panels.chunks_exact(inputs).enumerate() {
+                for &(first, height) in &block {
+                    let tile = &self.tiles[first * inputs..(first + height) * inputs];
+                    with_height!(height, R => {
+                        let mut sums = [[0.0; WIDTH]; R];
+                        accumulate::<R>(&mut sums, tile, panel, self.shape.instructions);
+                        store(&mut self.out[first..first + R], index * WIDTH, &sums, self.shape.store);
+                    }, [1 2 3 4 5 6 7 8 9 10 11 12]);
                 }
             }
-            next = end;
         }
     }
 }
 
-/// Calls `$body` with `$height` as a constant `$R`.
-macro_rules! with_height {
-    ($height:expr, $R:ident => $body:expr, [$($n:literal)*]) => {
-        match $height {
-            $($n => { const $R: usize = $n; $body })*
-            other => unreachable!("a tile of {other} rows"),
+/// The same with weights that have to be decoded: for a few rows on the way, for more some inputs at a time into the
+/// first-level cache.
+struct CodedPiece<'a, U> {
+    out: Vec<&'a mut [f32]>,
+    panels: &'a [U],
+    tiles: &'a [f32],
+    shape: Shape,
+}
+
+impl<U: Unit> Kernel for CodedPiece<'_, U> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(mut self) {
+        let Shape { inputs, instructions, .. } = self.shape;
+        let rows = self.out.len();
+        if rows <= U::ROWS_ON_THE_WAY && instructions.decodes() {
+            for (index, panel) in self.panels.chunks_exact(inputs / U::INPUTS).enumerate() {
+                with_height!(rows, R => {
+                    let mut sums = [[0.0; WIDTH]; R];
+                    U::accumulate::<R>(&mut sums, self.tiles, panel, instructions);
+                    store(&mut self.out, index * WIDTH, &sums, self.shape.store);
+                }, [1 2 3 4 5 6]);
+            }
+            return;
         }
-    };
+        let mut weights = [[0.0; WIDTH]; DECODED_INPUTS];
+        let mut sums = vec![[0.0; WIDTH]; rows];
+        for block in self.shape.blocks(rows) {
+            for (index, panel) in self.panels.chunks_exact(inputs / U::INPUTS).enumerate() {
+                sums.fill([0.0; WIDTH]);
+                let mut start = 0;
+                for units in panel.chunks(DECODED_INPUTS / U::INPUTS) {
+                    for (unit, weights) in units.iter().zip(weights.chunks_exact_mut(U::INPUTS)) {
+                        unit.decode(weights, instructions);
+                    }
+                    let end = start + units.len() * U::INPUTS;
+                    for &(first, height) in &block {
+                        let tile =
+                            &self.tiles[first * inputs + start * height..first * inputs + end * height];
+                        with_height!(height, R => {
+                            if let Some(sums) = sums[first..].first_chunk_mut::<R>() {
+                                accumulate::<R>(sums, tile, &weights[..end - start], instructions);
+                            }
+                        }, [1 2 3 4 5 6 7 8 9 10 11 12]);
+                    }
+                    start = end;
+                }
+                for &(first, height) in &block {
+                    let rows = first..first + height;
+                    store(&mut self.out[rows.clone()], index * WIDTH, &sums[rows], self.shape.store);
+                }
+            }
+        }
+    }
 }
 
 #[inline(always)]
-fn one_tile(
-    out: &mut [&mut [f32]],
-    column: usize,
-    tile: &[f32],
-    panel: &[f32],
-    store: Store,
-    instructions: Instructions,
-) {
-    with_height!(out.len(), R => {
-        let mut sums = [[0.0; WIDTH]; R];
-        accumulate::<R>(&mut sums, tile, panel, instructions);
-        for (out, sums) in out.iter_mut().zip(&sums) {
-            for (out, sum) in out[column..].iter_mut().zip(sums) {
-                *out = if store == Store::Add { *out + *sum } else { *sum };
-            }
+fn store(out: &mut [&mut [f32]], column: usize, sums: &[[f32; WIDTH]], store: Store) {
+    for (out, sums) in out.iter_mut().zip(sums) {
+        for (out, sum) in out[column..].iter_mut().zip(sums) {
+            *out = if store == Store::Add { *out + *sum } else { *sum };
         }
-    }, [1 2 3 4 5 6 7 8 9 10 11 12]);
+    }
 }

@@ -125,7 +125,7 @@ impl Group<'_> {
         let blocks = self.place.cache.head(self.layer, self.head).take(padded / BLOCK_TOKENS);
         for (index, (keys, _)) in blocks.enumerate() {
             let mut sums = [[0.0; WIDTH]; R];
-            accumulate::<R>(&mut sums, query, keys, self.instructions);
+            accumulate::<R>(&mut sums, query, keys.as_chunks().0, self.instructions);
             for (row, sums) in scores.chunks_exact_mut(padded).zip(&sums) {
                 row[index * BLOCK_TOKENS..][..BLOCK_TOKENS].copy_from_slice(sums);
             }
@@ -149,7 +149,7 @@ impl Group<'_> {
             let blocks = self.place.cache.head(self.layer, self.head);
             for ((_, values), weights) in blocks.zip(weights.chunks(BLOCK_TOKENS * R)) {
                 let values = &values[panel * BLOCK_TOKENS * WIDTH..][..BLOCK_TOKENS * WIDTH];
-                accumulate::<R>(&mut sums, weights, values, self.instructions);
+                accumulate::<R>(&mut sums, weights, values.as_chunks().0, self.instructions);
             }
             let columns = WIDTH.min(width - column);
             for (head, sums) in sums.iter().enumerate() {

@@ -44,6 +44,7 @@ use self::{
     model::Model,
     text::Text,
 };
+pub use crate::cpu::Precision;
 use crate::{
     Error, Result,
     cpu::Team,
@@ -68,6 +69,8 @@ pub struct DecoderOptions {
     /// Tokens that go through the model in one step at most, of running passages and new prompts together. More is
     /// faster for prompts, and makes those that run wait longer for their next token.
     pub step_tokens: usize,
+    /// How exactly the weights are kept.
+    pub precision: Precision,
     /// Threads that compute.
     pub threads: usize,
 }
@@ -80,6 +83,7 @@ impl Default for DecoderOptions {
             context: 8192,
             prefix_tokens: 1024,
             step_tokens: 128,
+            precision: Precision::Exact,
             threads: thread::available_parallelism().map_or(1, usize::from),
         }
     }
@@ -97,6 +101,7 @@ pub struct Decoder {
     queue_capacity: usize,
     context: usize,
     cache_bytes: usize,
+    weight_bytes: usize,
 }
 
 impl Decoder {
@@ -110,9 +115,10 @@ impl Decoder {
         let text = Arc::new(Text::read(path, &config)?);
         let team = Team::new(options.threads.max(1), "decoder")
             .map_err(|error| engine_error(format!("its threads don't start: {error}")))?;
-        let model = Model::read(path, config, team)?;
+        let model = Model::read(path, config, options.precision, team)?;
         let context = options.context.min(model.config.context);
         let places = options.places.max(1);
+        let weight_bytes = model.bytes();
         let prefix_blocks = options.prefix_tokens.div_ceil(BLOCK_TOKENS);
         let blocks = (places + 1) * context.div_ceil(BLOCK_TOKENS) + prefix_blocks;
         let cache_bytes = blocks * model.shape().block_bytes();
@@ -141,6 +147,7 @@ impl Decoder {
             queue_capacity: options.queue_capacity,
             context,
             cache_bytes,
+            weight_bytes,
         })
     }
 
@@ -184,6 +191,11 @@ impl Decoder {
     /// The most memory that keys and values take.
     pub fn cache_bytes(&self) -> usize {
         self.cache_bytes
+    }
+
+    /// The memory that the weights take.
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
     }
 
     /// The tokens of the whole prompt, chat template included, that a user's message becomes.

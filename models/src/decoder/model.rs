@@ -7,11 +7,11 @@ use super::{
     cache::{Cache, Shape},
     config::DecoderConfig,
     kernels,
-    weights::{Layer, Linear, Weights},
+    weights::{How, Layer, Linear, Weights},
 };
 use crate::{
     Result,
-    cpu::{Buffer, Store, Team, Tiles, product},
+    cpu::{Buffer, Precision, Store, Team, Tiles, product},
 };
 
 /// A decoder and its buffers.
@@ -47,9 +47,19 @@ pub(super) struct Workspace {
 type Rows = [(usize, usize)];
 
 impl Model {
-    pub(super) fn read(folder: &Path, config: DecoderConfig, team: Team) -> Result<Self> {
-        let weights = Weights::read(folder, &config, &team)?;
+    pub(super) fn read(
+        folder: &Path,
+        config: DecoderConfig,
+        precision: Precision,
+        team: Team,
+    ) -> Result<Self> {
+        let weights = Weights::read(folder, &config, How { precision, team: &team })?;
         Ok(Self { config, weights, team })
+    }
+
+    /// Bytes that the weights take.
+    pub(super) fn bytes(&self) -> usize {
+        self.weights.bytes()
     }
 
     pub(super) fn shape(&self) -> Shape {

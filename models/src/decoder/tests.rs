@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Error,
-    cpu::Team,
+    cpu::{Precision, Team},
     expander::{FinishReason, Generation, GenerationStream, Sampling, StreamEvent},
 };
 
@@ -44,7 +44,7 @@ fn cases(name: &str) -> Vec<Case> {
 fn model(name: &str, threads: usize) -> Model {
     let folder = fixture(name);
     let config = DecoderConfig::read(&folder).unwrap();
-    Model::read(&folder, config, Team::new(threads, "test").unwrap()).unwrap()
+    Model::read(&folder, config, Precision::Exact, Team::new(threads, "test").unwrap()).unwrap()
 }
 
 fn decoder(name: &str, options: DecoderOptions) -> Decoder {

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::config::DecoderConfig;
 use crate::{
     Result,
-    cpu::{Panels, Team},
+    cpu::{Panels, Precision, Team},
     folder::{Tensors, checkpoint_error},
 };
 
@@ -36,20 +36,27 @@ pub(super) struct Weights {
     pub(super) norm: Vec<f32>,
 }
 
+/// How weights are arranged, and by whom.
+#[derive(Clone, Copy)]
+pub(super) struct How<'a> {
+    pub(super) precision: Precision,
+    pub(super) team: &'a Team,
+}
+
 impl Weights {
-    pub(super) fn read(folder: &Path, config: &DecoderConfig, team: &Team) -> Result<Self> {
+    pub(super) fn read(folder: &Path, config: &DecoderConfig, how: How<'_>) -> Result<Self> {
         let tensors = Tensors::open(folder)?;
         let hidden = config.hidden;
         // Some files keep the model without its head, and then without the prefix.
         let prefix = if tensors.contains("model.embed_tokens.weight") { "model." } else { "" };
         let table = |name: &str| {
             let weight = tensors.read(name, &[config.vocabulary, hidden])?;
-            Ok::<_, crate::Error>(Panels::new(&weight, hidden, team))
+            Ok::<_, crate::Error>(Panels::new(&weight, hidden, how.precision, how.team))
         };
         let words = table(&format!("{prefix}embed_tokens.weight"))?;
         let head = if config.tied { None } else { Some(table("lm_head.weight")?) };
         let layers = (0..config.layers)
-            .map(|layer| Layer::read(&tensors, config, team, &format!("{prefix}layers.{layer}.")))
+            .map(|layer| Layer::read(&tensors, config, how, &format!("{prefix}layers.{layer}.")))
             .collect::<Result<_>>()?;
         let norm = tensors.read(&format!("{prefix}norm.weight"), &[hidden])?;
         let unknown = format!("{prefix}layers.{}.", config.layers);
@@ -60,16 +67,24 @@ impl Weights {
         }
         Ok(Self { words, head, layers, norm })
     }
+
+    /// Bytes that the matrices take.
+    pub(super) fn bytes(&self) -> usize {
+        let linears = self.layers.iter().flat_map(|layer| {
+            [&layer.projections, &layer.output, &layer.gate_up, &layer.down].map(|linear| &linear.weight)
+        });
+        linears.chain([&self.words]).chain(&self.head).map(Panels::bytes).sum()
+    }
 }
 
 impl Layer {
-    fn read(tensors: &Tensors, config: &DecoderConfig, team: &Team, prefix: &str) -> Result<Self> {
+    fn read(tensors: &Tensors, config: &DecoderConfig, how: How<'_>, prefix: &str) -> Result<Self> {
         let (hidden, wide) = (config.hidden, config.intermediate);
         let queries = config.heads * config.head_width;
         let keys = config.kv_heads * config.head_width;
         let norm = |name: &str| tensors.read(&format!("{prefix}{name}.weight"), &[hidden]);
         let linear =
-            |parts: &[(&str, usize)], inputs: usize| Linear::read(tensors, team, prefix, parts, inputs);
+            |parts: &[(&str, usize)], inputs: usize| Linear::read(tensors, how, prefix, parts, inputs);
         Ok(Self {
             attention_norm: norm("input_layernorm")?,
             projections: linear(
@@ -88,7 +103,7 @@ impl Linear {
     /// The matrices of `parts` (name, outputs) one below the other.
     fn read(
         tensors: &Tensors,
-        team: &Team,
+        how: How<'_>,
         prefix: &str,
         parts: &[(&str, usize)],
         inputs: usize,
@@ -101,6 +116,6 @@ impl Linear {
                 bias.extend(tensors.read(&format!("{prefix}{name}.bias"), &[*outputs])?);
             }
         }
-        Ok(Self { weight: Panels::new(&weight, inputs, team), bias })
+        Ok(Self { weight: Panels::new(&weight, inputs, how.precision, how.team), bias })
     }
 }
