@@ -46,7 +46,7 @@ enum Command {
     /// Search a running server and print the hits.
     Search(search::SearchArgs),
     /// Run a BEIR collection against a running server, and score it.
-    Eval(eval::EvalArgs),
+    Eval(Box<eval::EvalArgs>),
     /// Fetch and list checkpoints.
     Models(models::ModelsArgs),
     /// Pull the default weights, index the documentation of the crates that this build downloaded, and serve it.
@@ -72,7 +72,7 @@ pub fn main() -> ExitCode {
             Command::Serve(args) => serve::run(*args).await,
             Command::Ingest(args) => ingest::run(args).await,
             Command::Search(args) => search::run(args).await,
-            Command::Eval(args) => eval::run(args).await,
+            Command::Eval(args) => eval::run(*args).await,
             Command::Models(args) => models::run(args).await,
             Command::Demo(args) => demo::run(*args).await,
         }
