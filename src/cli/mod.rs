@@ -47,7 +47,7 @@ enum Command {
     /// Search a running server and print the hits.
     Search(search::SearchArgs),
     /// Run a BEIR collection against a running server, and score it.
-    Eval(eval::EvalArgs),
+    Eval(Box<eval::EvalArgs>),
     /// Compare run folders of `eval`: tables, tests, queries that change most, plots.
     Compare(Box<compare::CompareArgs>),
     /// Fetch and list checkpoints.
@@ -75,7 +75,7 @@ pub fn main() -> ExitCode {
             Command::Serve(args) => serve::run(*args).await,
             Command::Ingest(args) => ingest::run(args).await,
             Command::Search(args) => search::run(args).await,
-            Command::Eval(args) => eval::run(args).await,
+            Command::Eval(args) => eval::run(*args).await,
             Command::Compare(args) => compare::run(*args).await,
             Command::Models(args) => models::run(args).await,
             Command::Demo(args) => demo::run(*args).await,

@@ -69,6 +69,11 @@ async fn acknowledged_documents_survive_kill_9() {
             let (_, answer) = server.post("/search", json!({"query": text, "top_k": 50})).await;
             let found = answer["hits"].as_array().unwrap().iter().any(|hit| hit["id"] == format!("doc-{id}"));
             assert!(found, "round {round}: document {id} of {count} is not found by a search");
+            let words = json!({"query": format!("token{id}"), "ranking": "lexical"});
+            let (_, answer) = server.post("/search", words).await;
+            let hits: Vec<&str> =
+                answer["hits"].as_array().unwrap().iter().filter_map(|hit| hit["id"].as_str()).collect();
+            assert_eq!(hits, [format!("doc-{id}")], "round {round}: document {id} of {count} by its words");
         }
         assert_eq!(server.terminate(), 0);
     }

@@ -178,10 +178,10 @@ fn paper_section(paper: &PaperReport, report: &Report) -> Markup {
                 div.wide { table {
                     thead { tr {
                         th { "system" }
-                        @for dataset in &section.datasets { th { (words::paper_column(paper, dataset)) } }
+                        @for column in &section.columns { th { (words::paper_column(column)) } }
                     } }
                     tbody {
-                        @for (name, cells) in words::paper_rows(paper, section, report) {
+                        @for (name, cells) in words::paper_rows(section, report) {
                             tr { td { (name) } @for cell in cells { td { (cell) } } }
                         }
                     }
@@ -196,8 +196,7 @@ fn change_section(change: &Change, report: &Report) -> Markup {
         details {
             summary {
                 (change.collection) ": " (change.system) " against " (report.baseline) ", "
-                (change.wins) " wins, " (change.losses) " losses, " (change.ties) " ties ("
-                (words::metric(&change.metric)) ")"
+                (words::metric(&change.metric)) ": wins " (change.wins) ", losses " (change.losses) ", ties " (change.ties)
             }
             @for (title, queries) in
                 [("Largest losses", &change.largest_losses), ("Largest gains", &change.largest_gains)]

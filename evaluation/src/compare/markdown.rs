@@ -191,9 +191,9 @@ fn write_paper(text: &mut String, paper: &PaperReport, report: &Report) {
             words::metric(section.measure)
         );
         let mut columns = vec!["system".to_owned()];
-        columns.extend(section.datasets.iter().map(|dataset| plain(&words::paper_column(paper, dataset))));
+        columns.extend(section.columns.iter().map(|column| plain(&words::paper_column(column))));
         header(text, &columns);
-        for (name, cells) in words::paper_rows(paper, section, report) {
+        for (name, cells) in words::paper_rows(section, report) {
             let _ = writeln!(text, "| {} | {} |", plain(&name), cells.join(" | "));
         }
         text.push('\n');
@@ -203,7 +203,7 @@ fn write_paper(text: &mut String, paper: &PaperReport, report: &Report) {
 fn write_change(text: &mut String, change: &Change, report: &Report) {
     let _ = writeln!(
         text,
-        "## {}: {} against {}\n\n{}: {} wins, {} losses, {} ties.\n",
+        "## {}: {} against {}\n\n{}: wins {}, losses {}, ties {}.\n",
         plain(&change.collection),
         plain(&change.system),
         plain(&report.baseline),

@@ -1,7 +1,7 @@
 //! Words and figures that Markdown and HTML share.
 
 use super::report::{FirstDocument, GoldDocument, Map, QualityReport, QueryChange, Report, TableRow};
-use crate::paper::{PaperReport, PaperSection};
+use crate::paper::{PaperColumn, PaperSection};
 
 /// Behind a figure whose run has answers without the expansion that was asked for.
 pub(super) const DEGRADED: &str = " ⚠";
@@ -141,29 +141,23 @@ pub(super) const PAPER: &str = "As printed in the paper, for the datasets that c
     common does not make two collections the same:";
 
 /// A dataset of the paper, and what of ours goes by its name.
-pub(super) fn paper_column(paper: &PaperReport, dataset: &str) -> String {
-    match paper.matches.iter().find(|matched| matched.dataset.name == dataset) {
-        Some(matched) if matched.same_size => format!("{dataset} (ours: {})", matched.collection),
-        Some(matched) => format!("{dataset} (ours: {}, another collection)", matched.collection),
-        None => dataset.to_owned(),
+pub(super) fn paper_column(column: &PaperColumn) -> String {
+    match &column.collection {
+        Some(collection) if column.same_size => format!("{} (ours: {collection})", column.dataset),
+        Some(collection) => format!("{} (ours: {collection}, another collection)", column.dataset),
+        None => column.dataset.clone(),
     }
 }
 
-/// Our systems first, where the table has a metric of ours; then the paper's.
-pub(super) fn paper_rows(
-    paper: &PaperReport,
-    section: &PaperSection,
-    report: &Report,
-) -> Vec<(String, Vec<String>)> {
+/// Our systems first, where the table is of a metric of ours; then the paper's.
+pub(super) fn paper_rows(section: &PaperSection, report: &Report) -> Vec<(String, Vec<String>)> {
     let mut rows = Vec::new();
     let ours = report.tables.iter().find(|table| table.metric == section.measure);
     if let Some(table) = ours.filter(|_| matches!(section.number, 2 | 6)) {
         for (system, name) in report.systems.iter().map(|system| &system.name).enumerate() {
             let mut cells = Vec::new();
-            for dataset in &section.datasets {
-                let matched = paper.matches.iter().find(|matched| matched.dataset.name == *dataset);
-                let row =
-                    matched.and_then(|matched| table.rows.iter().find(|row| row.name == matched.collection));
+            for column in &section.columns {
+                let row = table.rows.iter().find(|row| Some(&row.name) == column.collection.as_ref());
                 let mean = row.and_then(|row| row.cells[system].mean);
                 cells.push(mean.map_or("–".to_owned(), hundredths));
             }

@@ -8,7 +8,7 @@
 mod parse;
 mod report;
 
-pub use report::{Match, PaperReport, PaperRow, PaperSection};
+pub use report::{Match, PaperColumn, PaperReport, PaperRow, PaperSection};
 
 use std::sync::LazyLock;
 

@@ -42,10 +42,15 @@ impl Match {
         if *same_size {
             return format!("{collection} has as many documents and queries as the paper's {}", dataset.name);
         }
+        let consequence = if *documents == Some(dataset.documents) {
+            "Other queries have other figures"
+        } else {
+            "Fewer documents make retrieval easier"
+        };
         let documents = documents.map_or("an unknown number".to_owned(), |documents| documents.to_string());
         format!(
-            "{collection} is NOT the paper's {}: {documents} of {} documents, {queries} of {} queries. Fewer documents make \
-             retrieval easier; the figures can't be compared",
+            "{collection} is NOT the paper's {}: {documents} of {} documents, {queries} of {} queries. {consequence}; the figures \
+             can't be compared",
             dataset.name, dataset.documents, dataset.queries
         )
     }
@@ -61,9 +66,20 @@ pub struct PaperSection {
     /// The metric of its figures.
     pub measure: &'static str,
     /// The columns.
-    pub datasets: Vec<String>,
+    pub columns: Vec<PaperColumn>,
     /// A row a system.
     pub rows: Vec<PaperRow>,
+}
+
+/// One column of a section: a dataset for each collection of ours that goes by its name, and the paper's averages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PaperColumn {
+    /// The paper's dataset or average.
+    pub dataset: String,
+    /// Our collection of that name; none for an average.
+    pub collection: Option<String>,
+    /// Whether the two have as many documents and queries.
+    pub same_size: bool,
 }
 
 /// One system of the paper.
@@ -71,7 +87,7 @@ pub struct PaperSection {
 pub struct PaperRow {
     /// Its name in the paper.
     pub system: String,
-    /// A figure a dataset, in hundredths (Table 9: as printed); none where the paper has none.
+    /// A figure a column, in hundredths (Table 9: as printed); none where the paper has none.
     pub values: Vec<Option<f64>>,
     /// The same with the paper's decimals.
     #[serde(skip)]
@@ -83,21 +99,23 @@ impl PaperReport {
     pub fn new(matches: Vec<Match>) -> Self {
         let mut sections = Vec::new();
         for table in tables() {
-            let mut datasets: Vec<String> = Vec::new();
-            let printed = |dataset: &String| table.figures.iter().any(|figure| figure.dataset == *dataset);
-            for matched in &matches {
-                let name = &matched.dataset.name;
-                if printed(name) && !datasets.contains(name) {
-                    datasets.push(name.clone());
-                }
+            let printed = |dataset: &str| table.figures.iter().any(|figure| figure.dataset == dataset);
+            let mut columns: Vec<PaperColumn> = Vec::new();
+            for matched in matches.iter().filter(|matched| printed(&matched.dataset.name)) {
+                columns.push(PaperColumn {
+                    dataset: matched.dataset.name.clone(),
+                    collection: Some(matched.collection.clone()),
+                    same_size: matched.same_size,
+                });
             }
-            if datasets.is_empty() {
+            if columns.is_empty() {
                 continue;
             }
-            let averages = ["Avg.BEIR14", "Avg.All", "Avg"].map(str::to_owned);
-            datasets.extend(averages.into_iter().filter(printed));
+            for average in ["Avg.BEIR14", "Avg.All", "Avg"].into_iter().filter(|average| printed(average)) {
+                columns.push(PaperColumn { dataset: average.to_owned(), collection: None, same_size: false });
+            }
             let rows = table.systems.iter().map(|system| {
-                let figures = datasets.iter().map(|dataset| table.entry(system, dataset));
+                let figures = columns.iter().map(|column| table.entry(system, &column.dataset));
                 PaperRow {
                     system: system.clone(),
                     values: figures.clone().map(|figure| Some(figure?.value)).collect(),
@@ -109,7 +127,7 @@ impl PaperReport {
                 title: table.title,
                 measure: table.measure,
                 rows: rows.collect(),
-                datasets,
+                columns,
             });
         }
         Self { matches, sections }
@@ -127,9 +145,13 @@ mod tests {
         assert!(whole.same_size && !part.same_size);
         assert!(part.describe().contains("NOT the paper's FEVER: 4864 of 5416568"), "{}", part.describe());
         assert!(!Match::of("scifact", None, 300).unwrap().same_size);
+        let fewer_queries = Match::of("scifact_first40", Some(5_183), 40).unwrap().describe();
+        assert!(fewer_queries.contains("40 of 300 queries. Other queries"), "{fewer_queries}");
         let report = PaperReport::new(vec![whole, part]);
         let second = &report.sections[0];
-        assert_eq!(second.datasets, ["Scifact", "FEVER", "Avg.BEIR14", "Avg.All"]);
+        let datasets: Vec<&str> = second.columns.iter().map(|column| column.dataset.as_str()).collect();
+        assert_eq!(datasets, ["Scifact", "FEVER", "Avg.BEIR14", "Avg.All"]);
+        assert_eq!(second.columns[1].collection.as_deref(), Some("fever_dev"));
         let bm25 = second.rows.iter().find(|row| row.system == "BM25").unwrap();
         assert_eq!(bm25.values, [Some(66.5), Some(75.3), Some(43.0), Some(41.7)]);
         assert_eq!(bm25.printed, [Some("66.5"), Some("75.3"), Some("43.0"), Some("41.7")]);

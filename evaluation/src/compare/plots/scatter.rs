@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use super::{PALETTE, Plot, failed, grid, hex, inline};
+use super::{GRID, PALETTE, Plot, failed, hex, inline};
 use crate::Result;
 use crate::compare::report::{Map, MapPoint};
 
@@ -40,7 +40,7 @@ fn draw(svg: &mut String, points: &[MapPoint]) -> Result<()> {
     let at = |point: [f64; 2]| (point[0], point[1]);
     for point in points {
         let path = [at(point.query), at(point.expansion), at(point.gold)];
-        chart.draw_series([PathElement::new(path, grid())]).map_err(failed)?;
+        chart.draw_series([PathElement::new(path, GRID.mix(0.7).stroke_width(1))]).map_err(failed)?;
     }
     let [query, expansion, gold, ..] = PALETTE;
     for point in points {

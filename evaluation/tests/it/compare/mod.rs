@@ -4,11 +4,12 @@ mod fake;
 
 use axum::Json;
 use axum::routing::{get, post};
-use expandr_evaluation::Result;
-use expandr_evaluation::client::{Endpoint, EndpointOptions};
+use expandr_evaluation::client::{Endpoint, EndpointOptions, EvaluationOptions, evaluate};
 use expandr_evaluation::compare::{Cell, Mark, Report, RunArgument, compare, html, markdown, summary, write};
+use expandr_evaluation::{Collection, Result};
 use serde_json::{Value, json};
 
+use super::double::{Double, serve};
 use fake::{Fake, Room, ranks};
 
 fn cell<'a>(report: &'a Report, metric: &str, row: &str, system: &str) -> &'a Cell {
@@ -371,4 +372,48 @@ async fn the_papers_figures_stand_beside_ours_and_say_that_a_part_is_a_part() {
         paper.sections.iter().map(|section| section.number).collect::<Vec<_>>(),
         [2, 3, 5, 6, 7, 8, 9]
     );
+}
+
+#[tokio::test]
+async fn what_an_evaluation_writes_can_be_compared() {
+    let room = Room::new(&["one"]);
+    let collection = Collection::open(&room.root().join("collections/one"), None).unwrap();
+    let mut runs = Vec::new();
+    for ranking in ["lexical", "dense"] {
+        let mut double = Double::default();
+        if ranking == "dense" {
+            double.degrades_every = Some(4);
+        }
+        for document in collection.documents().unwrap() {
+            let document = document.unwrap();
+            double.documents.lock().unwrap().insert(document.id, document.text);
+        }
+        let url = serve(std::sync::Arc::new(double)).await;
+        let endpoint = Endpoint::new(&url, None, EndpointOptions::default()).unwrap();
+        let mut options = EvaluationOptions::new(room.root().join("runs").join(ranking));
+        options.expansion = Some(json!({"mode": "always", "query_weight": 0.5}));
+        if ranking == "lexical" {
+            options.search.insert("ranking".into(), json!(ranking));
+        }
+        let report = evaluate(&endpoint, &collection, &options, |_| {}).await.unwrap();
+        assert_eq!(report.queries, 40);
+        runs.push(RunArgument { name: None, path: options.folder });
+    }
+    let report = compare(&runs, &room.options(), None).await.unwrap();
+    let names: Vec<&str> = report.systems.iter().map(|system| system.name.as_str()).collect();
+    assert_eq!(names, ["lexical expanded w=0.5", "dense expanded w=0.5"]);
+    assert!(
+        report.degraded && report.warnings[0].contains("answered 10 of 40 queries"),
+        "{:?}",
+        report.warnings
+    );
+    assert_eq!((report.quality[0].quality.queries, report.quality[1].quality.queries), (40, 30));
+    assert!((report.quality[0].raw_overlap_at_10.unwrap() - 0.7).abs() < 1e-9);
+    assert!(report.quality[0].quality.query_cosine.is_some());
+    // The words of the query "what | is <b>n</b>" find document n by its number alone, in both runs.
+    assert_eq!(
+        cell(&report, "ndcg@10", "one", names[0]).mean,
+        cell(&report, "ndcg@10", "one", names[1]).mean
+    );
+    assert!(cell(&report, "ndcg@10", "one", names[0]).mean.unwrap() > 0.9);
 }
