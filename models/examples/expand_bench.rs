@@ -1,6 +1,7 @@
 //! How fast an expander writes and how much memory it keeps.
 //!
-//!     cargo run --release --example expand_bench -- <checkpoint> [batched|mistralrs] [--threads N] [--soak]
+//!     cargo run --release --example expand_bench -- <checkpoint> [batched|mistralrs] [--threads N]
+//!         [--precision exact|bf16|q8] [--soak]
 //!
 //! Prints the time to the first token and tokens a second for 1, 8 and 32 requests at once, how fast prompts are read, and
 //! with `--soak` the resident memory after 50 and after 500 short generations.
@@ -11,7 +12,7 @@ use std::{fmt::Write, path::Path, sync::Arc, time::Duration};
 use expandr_models::expander::mistral;
 use expandr_models::{
     Expander, Generation, GenerationRequest, Sampling,
-    decoder::DecoderOptions,
+    decoder::{DecoderOptions, Precision},
     expander::{PromptTemplate, batched},
 };
 use tokio::time::Instant;
@@ -21,68 +22,106 @@ const SOAK_TOKENS: usize = 8;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let usage = "usage: expand_bench <checkpoint> [batched|mistralrs] [--threads N] [--soak]";
-    let path = arguments.first().ok_or_else(|| anyhow::anyhow!(usage))?;
-    let soak = arguments.iter().any(|argument| argument == "--soak");
-    let engine = arguments.get(1).filter(|argument| !argument.starts_with("--"));
-    let threads = arguments.iter().position(|argument| argument == "--threads");
-    let threads =
-        threads.and_then(|index| arguments.get(index + 1)).map(|count| count.parse()).transpose()?;
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let threads = take_value(&mut arguments, "--threads").map(|count| count.parse()).transpose()?;
+    let precision = match take_value(&mut arguments, "--precision").as_deref() {
+        None | Some("exact") => Precision::Exact,
+        Some("bf16") => Precision::Bf16,
+        Some("q8") => Precision::Q8,
+        Some(other) => anyhow::bail!("`{other}` is no precision; use exact, bf16 or q8"),
+    };
+    let wants_soak = arguments.iter().any(|argument| argument == "--soak");
+    arguments.retain(|argument| argument != "--soak");
+    let (path, engine) = match &arguments[..] {
+        [path] => (path, "batched"),
+        [path, engine] => (path, engine.as_str()),
+        _ => anyhow::bail!(
+            "usage: expand_bench <checkpoint> [batched|mistralrs] [--threads N] [--precision exact|bf16|q8] [--soak]"
+        ),
+    };
     let start = Instant::now();
-    let expander = load(Path::new(path), engine.map_or("batched", String::as_str), threads).await?;
+    let expander = load(Path::new(path), engine, threads, precision).await?;
+    let info = expander.info();
     println!(
         "{} by {} on {}: loaded in {:.2?}, {} MB",
-        expander.info().id,
-        expander.info().engine,
-        expander.info().device,
+        info.id,
+        info.engine,
+        info.device,
         start.elapsed(),
         resident_mb()
     );
+    run(&expander, 1, Sampling::greedy(SOAK_TOKENS)).await?;
+    passages(&expander).await?;
+    prompts(&expander).await?;
+    if wants_soak {
+        soak(&expander).await?;
+    }
+    Ok(())
+}
 
-    run(&expander, 1, SOAK_TOKENS).await?;
+fn take_value(arguments: &mut Vec<String>, name: &str) -> Option<String> {
+    let place = arguments.iter().position(|argument| argument == name)?;
+    arguments.remove(place);
+    (place < arguments.len()).then(|| arguments.remove(place))
+}
+
+async fn passages(expander: &Arc<dyn Expander>) -> anyhow::Result<()> {
     println!(
         "| at once | first token p50 | last request's first token | tokens/s | tokens/CPU s | seconds |"
     );
     println!("|---|---|---|---|---|---|");
-    for at_once in [1, 8, 32] {
+    let greedy = Sampling::greedy(TOKENS);
+    let sampled = Sampling { max_tokens: TOKENS, temperature: 1.0, top_p: 0.9, seed: Some(1) };
+    for (at_once, sampling) in [(1, greedy), (8, greedy), (32, greedy), (32, sampled)] {
         let (start, cpu) = (Instant::now(), cpu_seconds());
-        let mut generations = run(&expander, at_once, TOKENS).await?;
+        let mut generations = run(expander, at_once, sampling).await?;
         let (elapsed, cpu) = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
         let tokens: usize = generations.iter().map(|(_, generation)| generation.output_tokens).sum();
         generations.sort_by_key(|(first, _)| *first);
         let (median, last) = (generations[at_once / 2].0, generations[at_once - 1].0);
         let (tokens, median, last) = (tokens as f64, median.as_secs_f64(), last.as_secs_f64());
         println!(
-            "| {at_once} | {median:.2} s | {last:.2} s | {:.1} | {:.1} | {elapsed:.1} |",
+            "| {at_once}{} | {median:.2} s | {last:.2} s | {:.1} | {:.1} | {elapsed:.1} |",
+            if sampling == sampled { ", temperature 1" } else { "" },
             tokens / elapsed,
             tokens / cpu
         );
     }
+    Ok(())
+}
+
+async fn prompts(expander: &Arc<dyn Expander>) -> anyhow::Result<()> {
     println!("| at once | prompt tokens/s, about | tokens/CPU s | seconds |");
     println!("|---|---|---|---|");
-    for at_once in [1, 8, 32] {
+    for at_once in [1, 8] {
         let (start, cpu) = (Instant::now(), cpu_seconds());
-        let words = run_prompts(&expander, at_once).await? as f64;
+        let words = run_prompts(expander, at_once).await? as f64;
         let (elapsed, cpu) = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
         println!("| {at_once} | {:.0} | {:.0} | {elapsed:.2} |", words / elapsed, words / cpu);
     }
-    if soak {
-        println!("resident memory: {} MB", resident_mb());
-        for count in 1..=500 {
-            run(&expander, 1, SOAK_TOKENS).await?;
-            if [50, 100, 250, 500].contains(&count) {
-                println!("after {count} generations of {SOAK_TOKENS} tokens: {} MB", resident_mb());
-            }
+    Ok(())
+}
+
+async fn soak(expander: &Arc<dyn Expander>) -> anyhow::Result<()> {
+    println!("resident memory: {} MB", resident_mb());
+    for count in 1..=500 {
+        run(expander, 1, Sampling::greedy(SOAK_TOKENS)).await?;
+        if [50, 100, 250, 500].contains(&count) {
+            println!("after {count} generations of {SOAK_TOKENS} tokens: {} MB", resident_mb());
         }
     }
     Ok(())
 }
 
-async fn load(path: &Path, engine: &str, threads: Option<usize>) -> anyhow::Result<Arc<dyn Expander>> {
+async fn load(
+    path: &Path,
+    engine: &str,
+    threads: Option<usize>,
+    precision: Precision,
+) -> anyhow::Result<Arc<dyn Expander>> {
     match engine {
         "batched" => {
-            let mut options = DecoderOptions { queue_capacity: 1024, ..Default::default() };
+            let mut options = DecoderOptions { queue_capacity: 1024, precision, ..Default::default() };
             options.threads = threads.unwrap_or(options.threads);
             Ok(batched::load(path, options).await?)
         }
@@ -115,12 +154,12 @@ async fn run_prompts(expander: &Arc<dyn Expander>, at_once: usize) -> anyhow::Re
     Ok(at_once * WORDS)
 }
 
-/// So many different prompts at once, greedy; with each generation the time from its request, the wait for a place
+/// So many different prompts at once; with each generation the time from its request, the wait for a place
 /// included, to its first token.
 async fn run(
     expander: &Arc<dyn Expander>,
     at_once: usize,
-    max_tokens: usize,
+    sampling: Sampling,
 ) -> anyhow::Result<Vec<(Duration, Generation)>> {
     let generations = (0..at_once).map(|index| {
         let expander = Arc::clone(expander);
@@ -129,9 +168,7 @@ async fn run(
                 format!("what should somebody know about the number {} and its uses", index * 37 + 11);
             let prompt = PromptTemplate::q2d().render(&[&question])?;
             let start = Instant::now();
-            let stream = expander
-                .generate(GenerationRequest { prompt, sampling: Sampling::greedy(max_tokens) })
-                .await?;
+            let stream = expander.generate(GenerationRequest { prompt, sampling }).await?;
             let waited = start.elapsed();
             let generation = stream.collect_until(None).await?;
             anyhow::Ok((waited + generation.time_to_first_token.unwrap_or_default(), generation))

@@ -280,33 +280,28 @@ impl<U: Unit> Kernel for CodedPiece<'_, U> {
             }
             return;
         }
+        let tiles: Vec<(usize, usize)> = heights(rows, instructions.tile_rows()).collect();
         let mut weights = [[0.0; WIDTH]; DECODED_INPUTS];
         let mut sums = vec![[0.0; WIDTH]; rows];
-        for block in self.shape.blocks(rows) {
-            for (index, panel) in self.panels.chunks_exact(inputs / U::INPUTS).enumerate() {
-                sums.fill([0.0; WIDTH]);
-                let mut start = 0;
-                for units in panel.chunks(DECODED_INPUTS / U::INPUTS) {
-                    for (unit, weights) in units.iter().zip(weights.chunks_exact_mut(U::INPUTS)) {
-                        unit.decode(weights, instructions);
-                    }
-                    let end = start + units.len() * U::INPUTS;
-                    for &(first, height) in &block {
-                        let tile =
-                            &self.tiles[first * inputs + start * height..first * inputs + end * height];
-                        with_height!(height, R => {
-                            if let Some(sums) = sums[first..].first_chunk_mut::<R>() {
-                                accumulate::<R>(sums, tile, &weights[..end - start], instructions);
-                            }
-                        }, [1 2 3 4 5 6 7 8 9 10 11 12]);
-                    }
-                    start = end;
+        for (index, panel) in self.panels.chunks_exact(inputs / U::INPUTS).enumerate() {
+            sums.fill([0.0; WIDTH]);
+            let mut start = 0;
+            for units in panel.chunks(DECODED_INPUTS / U::INPUTS) {
+                for (unit, weights) in units.iter().zip(weights.chunks_exact_mut(U::INPUTS)) {
+                    unit.decode(weights, instructions);
                 }
-                for &(first, height) in &block {
-                    let rows = first..first + height;
-                    store(&mut self.out[rows.clone()], index * WIDTH, &sums[rows], self.shape.store);
+                let end = start + units.len() * U::INPUTS;
+                for &(first, height) in &tiles {
+                    let tile = &self.tiles[first * inputs + start * height..first * inputs + end * height];
+                    with_height!(height, R => {
+                        if let Some(sums) = sums[first..].first_chunk_mut::<R>() {
+                            accumulate::<R>(sums, tile, &weights[..end - start], instructions);
+                        }
+                    }, [1 2 3 4 5 6 7 8 9 10 11 12]);
                 }
+                start = end;
             }
+            store(&mut self.out, index * WIDTH, &sums, self.shape.store);
         }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Team {
 }
 
 struct Shared {
-    /// Counts tasks (and the end), so that a worker sees without a lock that there is something new.
+    /// Counts tasks (and the end), so that a worker sees without a lock that there is something new. Changed under the lock.
     news: AtomicUsize,
     state: Mutex<State>,
     /// Workers sleep here until there is news.
@@ -140,8 +140,10 @@ impl Team {
 
 impl Drop for Team {
     fn drop(&mut self) {
-        lock(&self.shared.state).ended = true;
+        let mut state = lock(&self.shared.state);
+        state.ended = true;
         self.shared.news.fetch_add(1, Ordering::Release);
+        drop(state);
         self.shared.has_news.notify_all();
         for worker in self.workers.drain(..) {
             let _panicked = worker.join();
@@ -198,23 +200,22 @@ impl Shared {
     }
 
     fn wait_for_news(&self, seen: &mut usize) {
-        let mut now = *seen;
         for _ in 0..LOOKS {
-            now = self.news.load(Ordering::Acquire);
+            let now = self.news.load(Ordering::Acquire);
             if now != *seen {
                 *seen = now;
                 return;
             }
             hint::spin_loop();
         }
+        // News comes under the lock only, so that none is missed between the look and the sleep.
         let mut state = lock(&self.state);
         state.sleeping += 1;
-        while now == *seen {
+        while self.news.load(Ordering::Acquire) == *seen {
             state = self.has_news.wait(state).unwrap_or_else(PoisonError::into_inner);
-            now = self.news.load(Ordering::Acquire);
         }
         state.sleeping -= 1;
-        *seen = now;
+        *seen = self.news.load(Ordering::Acquire);
     }
 }
 
@@ -251,6 +252,20 @@ mod tests {
             team.each(numbers.chunks_mut(5).enumerate().collect(), |(index, chunk)| chunk.fill(index));
             assert!(numbers.iter().enumerate().all(|(index, number)| *number == index / 5));
             thread::sleep(std::time::Duration::from_millis(2)); // longer than they look
+        }
+    }
+
+    /// Ending is right at every moment of a worker's life: before it looks, while it looks, while it sleeps.
+    #[test]
+    fn teams_end_at_any_moment() {
+        for pause in 0..300_u64 {
+            let team = Team::new(3, "test").unwrap();
+            team.run(pause as usize % 3, |_| ());
+            let start = std::time::Instant::now();
+            while start.elapsed() < std::time::Duration::from_micros(pause) {
+                hint::spin_loop();
+            }
+            drop(team);
         }
     }
 

@@ -34,6 +34,7 @@ use std::{
     thread,
 };
 
+use futures::{StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 
 pub(crate) use self::config::is_supported;
@@ -48,7 +49,7 @@ pub use crate::cpu::Precision;
 use crate::{
     Error, Result,
     cpu::Team,
-    expander::{GenerationStream, Sampling},
+    expander::{Generation, GenerationStream, Sampling},
 };
 
 const ENGINE: &str = "batched";
@@ -171,6 +172,24 @@ impl Decoder {
     /// As [`Decoder::generate`].
     pub fn sample(&self, prompt: &str, samplings: &[Sampling]) -> Result<Vec<GenerationStream>> {
         self.submit(prompt, samplings, None)
+    }
+
+    /// The passages of many prompts, each with its samplings, in their order: what training generates candidates with. As
+    /// many prompts are under way as keep all places busy.
+    ///
+    /// # Errors
+    /// The first that occurs, as [`Decoder::generate`]; the rest is given up.
+    pub async fn generate_many(&self, wanted: &[(String, Vec<Sampling>)]) -> Result<Vec<Vec<Generation>>> {
+        let samples = wanted.iter().map(|(_, samplings)| samplings.len()).max().unwrap_or(1).max(1);
+        let under_way = self.places.div_ceil(samples) + 1;
+        let passages = |(prompt, samplings): &'_ (String, Vec<Sampling>)| {
+            let streams = self.sample(prompt, samplings);
+            async move {
+                let streams = streams?.into_iter().map(|stream| stream.collect_until(None));
+                futures::future::try_join_all(streams).await
+            }
+        };
+        futures::stream::iter(wanted).map(passages).buffered(under_way).try_collect().await
     }
 
     /// Passages that are being written, or whose prompt is being read.

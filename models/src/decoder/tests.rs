@@ -199,6 +199,27 @@ async fn samples_of_one_prompt_equal_samples_alone() {
 }
 
 #[tokio::test]
+async fn many_prompts_come_back_in_order() {
+    let decoder = decoder("llama-tied", few_places());
+    let sampling = |seed| Sampling { max_tokens: 9, temperature: 1.0, top_p: 0.9, seed: Some(seed) };
+    let wanted: Vec<_> = (0..40)
+        .map(|index| {
+            (format!("prompt {index}"), (0..index % 4).map(|sample| sampling(index * 10 + sample)).collect())
+        })
+        .collect();
+    let passages = decoder.generate_many(&wanted).await.unwrap();
+    assert_eq!(passages.len(), wanted.len());
+    for ((prompt, samplings), passages) in wanted.iter().zip(passages) {
+        assert_eq!(passages.len(), samplings.len());
+        for (sampling, passage) in samplings.iter().zip(passages) {
+            let alone = finish(decoder.generate(prompt, *sampling).await.unwrap()).await;
+            assert_eq!(passage.text, alone.text, "{prompt}");
+        }
+    }
+    assert!(decoder.generate_many(&[(String::from("a"), vec![Sampling::greedy(0)])]).await.is_err());
+}
+
+#[tokio::test]
 async fn the_queue_is_bounded_and_what_nobody_reads_leaves() {
     let options = DecoderOptions { places: 2, queue_capacity: 3, ..DecoderOptions::default() };
     let decoder = Arc::new(decoder("llama-tied", options));

@@ -3,14 +3,16 @@
 //! The engines in this process share it, so that the same logits and the same seed draw the same token in each. The
 //! generator is ChaCha, which gives the same numbers on every machine and in every version.
 
+use std::cmp::Ordering;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::Sampling;
 use crate::cpu::{Kernel, dispatch, exp, maximum};
 
-/// The first sizes of the head of the distribution that are looked at for the nucleus.
-const HEADS: [usize; 3] = [64, 1024, 16_384];
+/// Of all positive numbers ([`class`]).
+const CLASSES: usize = 1 << 11;
 /// Numbers that are added up or compared side by side.
 const LANES: usize = 16;
 
@@ -97,33 +99,47 @@ impl Kernel for Weigh<'_> {
     }
 }
 
-/// The most likely tokens, most likely first, until their weights reach the share `top_p` of `total`.
+/// The smallest set of most likely tokens whose weights reach the share `top_p` of `total`.
 ///
 /// All tokens below `total` · (1 - `top_p`) / count together have less than what may be left out, so that the rest, which
-/// are few, have enough; and of them no more are sorted than it takes.
+/// are few, have enough. They are put into classes of about the same weight, so that only the class in which the set ends has to be
+/// sorted.
 fn nucleus(weights: &[f32], total: f64, top_p: f64) -> Vec<usize> {
-    let by_weight = |a: &usize, b: &usize| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b));
     let (least, mass) = (total * (1.0 - top_p) / weights.len() as f64, top_p * total);
-    let mut ids: Vec<usize> = (0..weights.len()).filter(|id| f64::from(weights[*id]) >= least).collect();
-    let count = ids.len();
-    for size in HEADS.into_iter().filter(|size| *size < count).chain([count]) {
-        if size < count {
-            ids.select_nth_unstable_by(size, by_weight);
-        }
-        let head = &mut ids[..size];
-        head.sort_unstable_by(by_weight);
-        let mut sum = 0.0;
-        let end = head.iter().position(|id| {
-            sum += f64::from(weights[*id]);
-            sum >= mass
-        });
-        if let Some(end) = end {
-            ids.truncate(end + 1);
-            return ids;
+    let likely: Vec<usize> = (0..weights.len()).filter(|id| f64::from(weights[*id]) >= least).collect();
+    let mut masses = vec![0.0; CLASSES];
+    for id in &likely {
+        masses[class(weights[*id])] += f64::from(weights[*id]);
+    }
+    let mut sum = 0.0;
+    let mut last = CLASSES;
+    while last > 0 && sum < mass {
+        last -= 1;
+        sum += masses[last];
+    }
+    let (mut chosen, mut edge) = (Vec::new(), Vec::new());
+    for id in likely {
+        match class(weights[id]).cmp(&last) {
+            Ordering::Greater => chosen.push(id),
+            Ordering::Equal => edge.push(id),
+            Ordering::Less => {}
         }
     }
-    // Rounding may leave the sum of all a hair below the mass.
-    ids
+    edge.sort_unstable_by(|a, b| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b)));
+    sum -= masses.get(last).copied().unwrap_or_default();
+    for id in edge {
+        if sum >= mass {
+            break;
+        }
+        sum += f64::from(weights[id]);
+        chosen.push(id);
+    }
+    chosen
+}
+
+/// Eight to each power of two.
+fn class(weight: f32) -> usize {
+    (weight.to_bits() >> 20) as usize
 }
 
 /// The token in whose share `point` falls.
