@@ -10,13 +10,19 @@
 //! - [`run`]: ranked lists, and their TREC form on disk.
 //! - [`metrics`]: nDCG, recall, MRR, MAP, precision and success as trec_eval computes them.
 //! - [`significance`]: the paired permutation test, effect size, bootstrap interval, Holm's correction.
+//! - [`quality`]: expansions as texts: BLEU, lengths.
+//! - [`paper`]: the figures that the ExpandR paper prints.
+//! - [`compare`]: runs beside each other, as tables, tests and plots.
 //! - [`client`]: runs a collection against a search server over HTTP, and loads its corpus.
 
 pub mod client;
 pub mod collection;
+pub mod compare;
 mod error;
 pub mod lines;
 pub mod metrics;
+pub mod paper;
+pub mod quality;
 pub mod run;
 pub mod significance;
 

@@ -4,6 +4,10 @@
 //! References: Smucker, Allan and Carterette, "A comparison of statistical significance tests for information
 //! retrieval evaluation" (CIKM 2007); Holm, "A simple sequentially rejective multiple test procedure" (1979).
 
+mod strata;
+
+pub use strata::{Stratum, compare_strata};
+
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;

@@ -147,6 +147,15 @@ impl Index {
         self.core.store.documents(keys)
     }
 
+    /// The ids of hits, in the order of the keys; `None` for one that was changed or deleted meanwhile. Cheaper than
+    /// [`Index::documents`], because neither texts nor metadata are read.
+    ///
+    /// # Errors
+    /// A failure of the store.
+    pub fn ids(&self, keys: &[u64]) -> Result<Vec<Option<String>>> {
+        self.core.store.ids(keys)
+    }
+
     /// The vectors of hits, in the order of the keys; `None` for one that was changed or deleted meanwhile.
     pub fn vectors(&self, keys: &[u64]) -> Vec<Option<Vec<f32>>> {
         let state = self.core.state.read();

@@ -130,6 +130,16 @@ impl Store {
         keys.iter().map(|&key| read_document(&entries, &contents, key)).collect()
     }
 
+    pub(crate) fn ids(&self, keys: &[u64]) -> Result<Vec<Option<String>>> {
+        let transaction = self.database.begin_read().map_err(Error::store)?;
+        let entries = transaction.open_table(ENTRIES).map_err(Error::store)?;
+        let id = |key: &u64| {
+            let entry = entries.get(key).map_err(Error::store)?;
+            Ok(entry.map(|entry| entry.value().0.to_owned()))
+        };
+        keys.iter().map(id).collect()
+    }
+
     pub(crate) fn document(&self, id: &str) -> Result<Option<Document>> {
         let transaction = self.database.begin_read().map_err(Error::store)?;
         let ids = transaction.open_table(IDS).map_err(Error::store)?;

@@ -10,10 +10,13 @@
 //! - [`device`]: the choice between CPU, CUDA and Metal.
 //! - `testing`: small deterministic doubles of both seams (feature `testing`).
 
+mod cpu;
+pub mod decoder;
 pub mod device;
 pub mod encoder;
 mod error;
 pub mod expander;
+mod folder;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod weights;

@@ -128,11 +128,22 @@ pub(super) async fn run(args: EvalArgs) -> anyhow::Result<()> {
     bar.finish_and_clear();
     println!("{}", report.summary());
     if report.is_degraded() {
-        bail!(
-            "{} of {} answers are without the expansion that was asked for",
-            report.degraded,
-            report.queries
-        );
+        bail!(DegradedRun { degraded: report.degraded, queries: report.queries });
     }
     Ok(())
+}
+
+/// A run that is finished, but is not what was asked for. The command's exit code is [`DegradedRun::EXIT_CODE`].
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{degraded} of {queries} answers are without the expansion that was asked for; the run is written, and flagged"
+)]
+pub(super) struct DegradedRun {
+    degraded: usize,
+    queries: usize,
+}
+
+impl DegradedRun {
+    /// Tells a degraded run from one that failed (1) and from wrong usage (2).
+    pub(super) const EXIT_CODE: u8 = 3;
 }

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod client;
+mod compare;
 mod demo;
 mod eval;
 mod ingest;
@@ -47,6 +48,8 @@ enum Command {
     Search(search::SearchArgs),
     /// Run a BEIR collection against a running server, and score it.
     Eval(Box<eval::EvalArgs>),
+    /// Compare run folders of `eval`: tables, tests, queries that change most, plots.
+    Compare(Box<compare::CompareArgs>),
     /// Fetch and list checkpoints.
     Models(models::ModelsArgs),
     /// Pull the default weights, index the documentation of the crates that this build downloaded, and serve it.
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
             Command::Ingest(args) => ingest::run(args).await,
             Command::Search(args) => search::run(args).await,
             Command::Eval(args) => eval::run(*args).await,
+            Command::Compare(args) => compare::run(*args).await,
             Command::Models(args) => models::run(args).await,
             Command::Demo(args) => demo::run(*args).await,
         }
@@ -83,6 +87,9 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
+            if error.is::<eval::DegradedRun>() {
+                return ExitCode::from(eval::DegradedRun::EXIT_CODE);
+            }
             ExitCode::FAILURE
         }
     }

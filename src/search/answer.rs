@@ -142,6 +142,17 @@ pub struct Place {
     pub score: f32,
 }
 
+/// What a hit says of its document (`include_text: true`).
+#[derive(Clone, Debug, Serialize)]
+pub struct HitDocument {
+    /// The document's title.
+    pub title: String,
+    /// The document's text.
+    pub text: String,
+    /// The document's metadata.
+    pub metadata: Map<String, Value>,
+}
+
 /// One found document.
 #[derive(Clone, Debug, Serialize)]
 pub struct SearchHit {
@@ -152,12 +163,9 @@ pub struct SearchHit {
     /// By ranking. Dense: inner product of the document's vector with the averaged vector. Lexical: BM25. Hybrid: the sum
     /// of weight / (k + rank).
     pub score: f32,
-    /// The document's title.
-    pub title: String,
-    /// The document's text.
-    pub text: String,
-    /// The document's metadata.
-    pub metadata: Map<String, Value>,
+    /// The document's title, text and metadata; none when the search left them out.
+    #[serde(flatten)]
+    pub document: Option<HitDocument>,
     /// How the hit was found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explain: Option<HitExplanation>,

@@ -51,6 +51,8 @@ pub struct CheckedSearch {
     pub filter: Option<Filter>,
     /// Whether to say per hit how it was found.
     pub explain: bool,
+    /// Whether hits carry title, text and metadata of their documents.
+    pub include_text: bool,
     /// Which way the index searches.
     pub search_mode: SearchMode,
     /// How many candidates the HNSW graph keeps.
@@ -151,6 +153,7 @@ impl SearchRequest {
             expansion,
             filter: self.filter,
             explain: self.explain,
+            include_text: self.include_text,
             search_mode: self.search_mode,
             ef: self.ef,
             timeout_ms,

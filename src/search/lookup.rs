@@ -3,10 +3,10 @@
 
 use std::{sync::Arc, time::Instant};
 
-use expandr_index::{Filter, Hit, How, LexicalRequest};
+use expandr_index::{Document, Filter, Hit, How, Index, LexicalRequest};
 
 use super::{
-    answer::{HitExplanation, SearchHit, VectorExplanation},
+    answer::{HitDocument, HitExplanation, SearchHit, VectorExplanation},
     average::dot,
     check::CheckedSearch,
     ranking::Ranked,
@@ -79,7 +79,7 @@ impl VectorSide {
     }
 }
 
-/// Reads the documents of `ranked` and explains them where asked for. A document deleted meanwhile is left out.
+/// Reads the documents of `ranked`, or their ids alone, and explains them where asked for. A document deleted meanwhile is left out.
 pub(super) async fn fetch(
     bundle: &Arc<Bundle>,
     request: &CheckedSearch,
@@ -88,33 +88,42 @@ pub(super) async fn fetch(
 ) -> Result<Vec<SearchHit>, Problem> {
     let index = bundle.index.clone();
     let explain = request.explain;
+    let include_text = request.include_text;
     blocking(move || {
         let keys: Vec<u64> = ranked.iter().map(|ranked| ranked.hit.key).collect();
-        let documents = index.documents(&keys)?;
+        let documents =
+            if include_text { whole_documents(&index, &keys)? } else { ids_alone(&index, &keys)? };
         let wants_vectors = explain && vector_side.is_some();
         let vectors = if wants_vectors { index.vectors(&keys) } else { vec![None; keys.len()] };
         let mut found = Vec::with_capacity(ranked.len());
         for ((ranked, document), vector) in ranked.iter().zip(documents).zip(vectors) {
-            let Some(document) = document else { continue };
+            let Some((id, document)) = document else { continue };
             let side = vector_side.as_ref().zip(vector);
             let explain = explain.then(|| HitExplanation {
                 vectors: side.map(|(side, vector)| side.explain(&vector, ranked.hit.key)),
                 dense: ranked.dense,
                 lexical: ranked.lexical,
             });
-            found.push(SearchHit {
-                rank: found.len() + 1,
-                id: document.id,
-                score: ranked.hit.score,
-                title: document.title,
-                text: document.text,
-                metadata: document.metadata,
-                explain,
-            });
+            found.push(SearchHit { rank: found.len() + 1, id, score: ranked.hit.score, document, explain });
         }
         Ok(found)
     })
     .await
+}
+
+/// By key: a document's id and what a hit says of it; none for one that is gone.
+type Fetched = Vec<Option<(String, Option<HitDocument>)>>;
+
+fn whole_documents(index: &Index, keys: &[u64]) -> Result<Fetched, expandr_index::Error> {
+    let whole = |document: Document| {
+        let Document { id, title, text, metadata } = document;
+        (id, Some(HitDocument { title, text, metadata }))
+    };
+    Ok(index.documents(keys)?.into_iter().map(|document| document.map(whole)).collect())
+}
+
+fn ids_alone(index: &Index, keys: &[u64]) -> Result<Fetched, expandr_index::Error> {
+    Ok(index.ids(keys)?.into_iter().map(|id| id.map(|id| (id, None))).collect())
 }
 
 /// Runs index work on a blocking thread.

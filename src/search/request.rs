@@ -34,6 +34,9 @@ pub struct SearchRequest {
     /// Whether to say per hit how it was found.
     #[serde(default)]
     pub explain: bool,
+    /// Whether hits carry title, text and metadata of their documents; default true.
+    #[serde(default = "yes")]
+    pub include_text: bool,
     /// Which way the index searches; default `auto`.
     #[serde(default)]
     pub search_mode: SearchMode,
@@ -79,6 +82,10 @@ pub struct HybridRequest {
     pub lexical_weight: Option<f64>,
     /// How many hits of each ranking are fused; default 100, or `top_k` if that is more.
     pub depth: Option<usize>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// `expansion`: true, false, or an object.

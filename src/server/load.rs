@@ -6,16 +6,17 @@ use anyhow::Context;
 use expandr_index::{Bm25, Index, IndexConfig};
 use expandr_models::{
     Encoder, Expander,
+    decoder::{DecoderOptions, Precision},
     encoder::EncoderOptions,
     expander::{
-        PromptTemplate,
+        PromptTemplate, batched,
         mistral::{self, MistralOptions},
         openai::{OpenAiExpander, OpenAiOptions},
     },
     weights::{self, Role},
 };
 
-use super::options::{Lexical, Models, ServeOptions};
+use super::options::{ExpanderEngine, ExpanderPrecision, Lexical, Models, ServeOptions};
 use crate::bundle::Bundle;
 
 /// Loads models and index.
@@ -82,18 +83,69 @@ async fn load_expander(models_dir: &Path, models: &Models) -> anyhow::Result<Opt
         let resolved =
             tokio::task::spawn_blocking(move || weights::resolve(&models_dir, &spec, Role::Expander))
                 .await??;
-        let options = MistralOptions {
-            device: models.device,
-            isq: models.expander_isq.clone(),
-            max_concurrency: models.expander_concurrency,
-            queue_capacity: models.expander_queue,
-            ..MistralOptions::default()
-        };
-        let expander: Arc<dyn Expander> = mistral::load(&resolved.path, options).await?;
-        expander
+        load_in_process(&resolved.path, models).await?
     };
     let info = expander.info();
     let took_ms = start.elapsed().as_millis() as u64;
     tracing::info!(id = %info.id, engine = info.engine, device = %info.device, took_ms, "expander loaded");
     Ok(Some(expander))
+}
+
+/// A language model in this process, by the engine that was chosen or fits.
+async fn load_in_process(path: &Path, models: &Models) -> anyhow::Result<Arc<dyn Expander>> {
+    if use_batched(path, models)? {
+        let options = DecoderOptions {
+            places: models.expander_concurrency,
+            queue_capacity: models.expander_queue,
+            context: models.expander_context,
+            precision: match models.expander_precision {
+                ExpanderPrecision::Exact => Precision::Exact,
+                ExpanderPrecision::Bf16 => Precision::Bf16,
+                ExpanderPrecision::Q8 => Precision::Q8,
+            },
+            ..DecoderOptions::default()
+        };
+        let expander = batched::load(path, options).await?;
+        let (weights_mib, cache_mib) =
+            (expander.decoder().weight_bytes() >> 20, expander.decoder().cache_bytes() >> 20);
+        tracing::info!(
+            weights_mib,
+            cache_mib,
+            "memory of the expander: weights, and at most for keys and values"
+        );
+        return Ok(expander);
+    }
+    if models.expander_precision != ExpanderPrecision::Exact {
+        anyhow::bail!(
+            "--expander-precision is for the engine batched, which doesn't run this model; for mistralrs there is \
+             --expander-isq"
+        );
+    }
+    let options = MistralOptions {
+        device: models.device,
+        isq: models.expander_isq.clone(),
+        max_concurrency: models.expander_concurrency,
+        queue_capacity: models.expander_queue,
+        ..MistralOptions::default()
+    };
+    Ok(mistral::load(path, options).await?)
+}
+
+/// Whether our own decoder runs this checkpoint.
+fn use_batched(path: &Path, models: &Models) -> anyhow::Result<bool> {
+    let is_cpu = || anyhow::Ok(models.device.open()?.is_cpu());
+    match models.expander_engine {
+        ExpanderEngine::Mistralrs => Ok(false),
+        ExpanderEngine::Auto => Ok(models.expander_isq.is_none() && batched::supports(path) && is_cpu()?),
+        ExpanderEngine::Batched if models.expander_isq.is_some() => {
+            anyhow::bail!(
+                "the engine batched can't quantise; leave --expander-isq out, or use the engine mistralrs"
+            )
+        }
+        ExpanderEngine::Batched if !is_cpu()? => {
+            anyhow::bail!("the engine batched runs on a CPU; use --device cpu, or the engine mistralrs")
+        }
+        // Loading says what is wrong with a checkpoint that it can't run.
+        ExpanderEngine::Batched => Ok(true),
+    }
 }

@@ -54,8 +54,23 @@ pub struct Models {
     #[arg(long, env = "EXPANDR_EXPANDER_ISQ")]
     pub expander_isq: Option<String>,
 
-    /// Passages written at once: on a GPU the batch of the language model, for a remote server the connections. A
-    /// language model on a CPU always writes one at a time.
+    /// What runs the language model in this process: batched (our own decoder: a CPU, Hugging Face folders of type llama or
+    /// qwen2), mistralrs (the rest; one passage at a time on a CPU), or auto, which takes batched wherever it can.
+    #[arg(long, env = "EXPANDR_EXPANDER_ENGINE", value_enum, default_value_t = ExpanderEngine::Auto)]
+    pub expander_engine: ExpanderEngine,
+
+    /// How exactly the engine batched keeps weights: exact (every bit, in the smallest format that has it), bf16 (half of
+    /// 32 bits) or q8 (a quarter). The latter two round, so that passages differ a little from the model's own.
+    #[arg(long, env = "EXPANDR_EXPANDER_PRECISION", value_enum, default_value_t = ExpanderPrecision::Exact)]
+    pub expander_precision: ExpanderPrecision,
+
+    /// Tokens of a prompt and its passage together, at most, for the engine batched. Memory for keys and values is bounded
+    /// by this times the passages written at once; what is not used is not allocated.
+    #[arg(long, env = "EXPANDR_EXPANDER_CONTEXT", default_value_t = 4096)]
+    pub expander_context: usize,
+
+    /// Passages written at once: the batch of the language model, or for a remote server the connections. (mistralrs on
+    /// a CPU always writes one at a time.)
     #[arg(long, env = "EXPANDR_EXPANDER_CONCURRENCY", default_value_t = 32)]
     pub expander_concurrency: usize,
 
@@ -66,6 +81,28 @@ pub struct Models {
     /// Texts that may wait for the encoder; further ones are refused as overloaded.
     #[arg(long, env = "EXPANDR_ENCODER_QUEUE", default_value_t = 2048)]
     pub encoder_queue: usize,
+}
+
+/// What runs the language model in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExpanderEngine {
+    /// `Batched` where it can run the checkpoint, else `Mistralrs`.
+    Auto,
+    /// Our own decoder.
+    Batched,
+    /// mistralrs.
+    Mistralrs,
+}
+
+/// How exactly weights are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExpanderPrecision {
+    /// Every bit.
+    Exact,
+    /// Rounded to bf16.
+    Bf16,
+    /// Rounded to 8 bits in blocks of 32.
+    Q8,
 }
 
 /// How searches run.

@@ -131,7 +131,7 @@ async fn other_routes(server: &Server) {
     assert_eq!(results["results"][1]["errors"][0]["pointer"], "/searches/1/query");
     let (_, info) = server.get("/info").await;
     assert_eq!(info["documents"], DOCUMENTS.len());
-    assert_eq!(info["bundle"]["expander"]["engine"], "mistralrs");
+    assert_eq!(info["bundle"]["expander"]["engine"], "batched");
     assert_eq!(info["bundle"]["expander"]["honours_seed"], true);
     // The same seed gives the same sample: the shorter passage is the beginning of the longer one.
     let sampled = |max_tokens: usize| {

@@ -304,6 +304,31 @@ async fn a_batch_answers_as_single_searches_do() {
 }
 
 #[tokio::test]
+async fn hits_leave_their_texts_out_where_asked() {
+    let double = Double::filled(Setup::default()).await;
+    let search = json!({"query": "apples", "expansion": false, "explain": true});
+    let (_, whole) = double.search(search.clone()).await;
+    let (status, short) = double.search(merged(&search, json!({"include_text": false}))).await;
+    assert_eq!(status, 200, "{short}");
+    let (whole, short) = (whole["hits"].as_array().unwrap(), short["hits"].as_array().unwrap());
+    assert_eq!((whole.len(), short.len()), (3, 3));
+    for (whole, short) in whole.iter().zip(short) {
+        assert!(whole["text"].is_string() && whole["title"].is_string() && whole["metadata"].is_object());
+        let mut expected = whole.as_object().unwrap().clone();
+        expected.retain(|name, _| !["title", "text", "metadata"].contains(&name.as_str()));
+        assert_eq!(short, &Value::Object(expected));
+    }
+    let (status, problem) = double.search(merged(&search, json!({"include_text": "no"}))).await;
+    assert_eq!((status, &problem["errors"][0]["pointer"]), (422, &json!("/include_text")), "{problem}");
+}
+
+fn merged(search: &Value, more: Value) -> Value {
+    let mut search = search.as_object().unwrap().clone();
+    search.extend(more.as_object().unwrap().clone());
+    Value::Object(search)
+}
+
+#[tokio::test]
 async fn filters_select_by_metadata() {
     let double = Double::filled(Setup::default()).await;
     let filter = json!({"and": [{"eq": {"kind": "animal"}}, {"not": {"range": {"year": {"lt": 2006}}}}]});

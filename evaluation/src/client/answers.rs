@@ -58,8 +58,7 @@ pub struct Answer {
     pub request_ms: f64,
 }
 
-/// The body of an answer to a batch. What is not needed here, such as the documents' texts, is passed over while
-/// reading: it is most of the bytes.
+/// The body of an answer to a batch. What is not needed here is passed over while reading.
 #[derive(Deserialize)]
 pub(super) struct WireBatch {
     pub(super) results: Vec<Wire>,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
@@ -123,7 +124,7 @@ pub async fn evaluate(
     };
     progress(seen);
     let start = Instant::now();
-    let template = Arc::new(template);
+    let searches = Arc::new(Searches::new(template));
     let mut waiting = open.chunks(options.batch);
     let mut asked = JoinSet::new(); // dropped with an error, it stops what is under way
     loop {
@@ -131,7 +132,7 @@ pub async fn evaluate(
             && let Some(queries) = waiting.next()
         {
             let queries = queries.iter().map(|query| (*query).clone()).collect();
-            asked.spawn(ask(endpoint.clone(), Arc::clone(&template), queries));
+            asked.spawn(ask(endpoint.clone(), Arc::clone(&searches), queries));
         }
         let Some(batch) = asked.join_next().await else { break };
         let batch = batch.map_err(|error| endpoint.failed(format!("a request broke off: {error}")))??;
@@ -150,18 +151,47 @@ pub async fn evaluate(
     )
 }
 
+/// What the searches of a run have in common.
+struct Searches {
+    /// A search without its query.
+    template: Map<String, Value>,
+    /// Whether to ask for hits without texts, which are most of an answer's bytes. Not part of the run's settings,
+    /// because it changes nothing in them; given up for good once the server says that it does not know the field.
+    without_texts: AtomicBool,
+}
+
+const INCLUDE_TEXT: &str = "include_text";
+
+impl Searches {
+    fn new(template: Map<String, Value>) -> Self {
+        let without_texts = AtomicBool::new(!template.contains_key(INCLUDE_TEXT));
+        Self { template, without_texts }
+    }
+
+    fn body(&self, queries: &[&Query], without_texts: bool) -> Vec<u8> {
+        let searches: Vec<Value> = queries
+            .iter()
+            .map(|query| {
+                let mut search = self.template.clone();
+                search.insert("query".into(), json!(query.text));
+                if without_texts {
+                    search.insert(INCLUDE_TEXT.into(), json!(false));
+                }
+                Value::Object(search)
+            })
+            .collect();
+        json!({ "searches": searches }).to_string().into_bytes()
+    }
+}
+
 /// Asks one batch; what was refused for the moment is asked again.
-async fn ask(
-    endpoint: Endpoint,
-    template: Arc<Map<String, Value>>,
-    queries: Vec<Query>,
-) -> Result<Vec<Answer>> {
+async fn ask(endpoint: Endpoint, searches: Arc<Searches>, queries: Vec<Query>) -> Result<Vec<Answer>> {
     let start = Instant::now();
     let mut open: Vec<&Query> = queries.iter().collect();
     let mut answers = Vec::new();
     loop {
         let sent = Instant::now();
-        let results = post(&endpoint, &template, &open).await?;
+        let results = post(&endpoint, &searches, &open).await?;
         let request_ms = sent.elapsed().as_secs_f64() * 1e3;
         let mut again = Vec::new();
         for (query, result) in open.iter().zip(results) {
@@ -189,17 +219,13 @@ async fn ask(
     }
 }
 
-async fn post(endpoint: &Endpoint, template: &Map<String, Value>, queries: &[&Query]) -> Result<Vec<Wire>> {
-    let searches: Vec<Value> = queries
-        .iter()
-        .map(|query| {
-            let mut search = template.clone();
-            search.insert("query".into(), json!(query.text));
-            Value::Object(search)
-        })
-        .collect();
-    let body = json!({ "searches": searches }).to_string().into_bytes();
-    let (status, body) = endpoint.post("/search/batch", "application/json", body).await?;
+async fn post(endpoint: &Endpoint, searches: &Searches, queries: &[&Query]) -> Result<Vec<Wire>> {
+    let without_texts = searches.without_texts.load(Ordering::Relaxed);
+    let (mut status, mut body) = post_body(endpoint, searches.body(queries, without_texts)).await?;
+    if without_texts && is_unknown_field(status, &body) {
+        searches.without_texts.store(false, Ordering::Relaxed);
+        (status, body) = post_body(endpoint, searches.body(queries, false)).await?;
+    }
     if !status.is_success() {
         return Err(endpoint.refused(status, &body));
     }
@@ -212,6 +238,16 @@ async fn post(endpoint: &Endpoint, template: &Map<String, Value>, queries: &[&Qu
         )));
     }
     Ok(batch.results)
+}
+
+async fn post_body(endpoint: &Endpoint, body: Vec<u8>) -> Result<(StatusCode, Vec<u8>)> {
+    endpoint.post("/search/batch", "application/json", body).await
+}
+
+/// Whether a server refused a request because it does not know `include_text`.
+fn is_unknown_field(status: StatusCode, body: &[u8]) -> bool {
+    matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)
+        && String::from_utf8_lossy(body).contains(INCLUDE_TEXT)
 }
 
 fn is_refused_for_now(problem: &Problem) -> bool {
@@ -243,18 +279,11 @@ fn settings(
     template: &Map<String, Value>,
     server: &Value,
 ) -> Value {
-    let mut hasher = crc32fast::Hasher::new();
-    for query in &collection.queries {
-        hasher.update(query.id.as_bytes());
-        hasher.update(b"\t");
-        hasher.update(query.text.as_bytes());
-        hasher.update(b"\n");
-    }
     let mut settings = json!({
         "collection": collection.name,
         "split": collection.split,
         "queries": collection.queries.len(),
-        "queries_crc32": format!("{:08x}", hasher.finalize()),
+        "queries_crc32": collection.queries_crc32(),
         "top_k": options.top_k,
         "search": template,
     });

@@ -3,6 +3,7 @@
 //! The home layout is BEIR's: `corpus.jsonl`, `queries.jsonl`, `qrels/<split>.tsv`. Queries and judgments are also
 //! read in TREC's forms and as plain TSV; which one a file is shows in its first line.
 
+mod answers;
 mod corpus;
 mod qrels;
 mod queries;
@@ -10,11 +11,15 @@ mod queries;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+pub use answers::read_answers;
 pub use corpus::{CorpusSummary, Document, Documents};
 pub use qrels::Qrels;
 pub use queries::{Query, read_queries};
 
 use crate::{Error, Result};
+
+/// The collection whose members are reported as their mean.
+const CQADUPSTACK: &str = "cqadupstack";
 
 /// One test collection: a corpus on disk, and the judged queries of one split in memory.
 #[derive(Clone, Debug)]
@@ -34,16 +39,16 @@ impl Collection {
     /// Opens a folder in BEIR's layout. Only judged queries are kept, as BEIR's own loader does. Without `split`
     /// it is `dev` for a folder named `msmarco` (whose published figures are on dev) and `test` otherwise.
     ///
+    /// CQADupStack is a folder of twelve collections, each with a corpus of its own; a forum in it is named
+    /// `cqadupstack/<forum>`, so that a comparison reports the mean of the forums.
+    ///
     /// # Errors
     /// When a file is missing, empty or has a broken line, and when a judged query has no text.
     pub fn open(folder: &Path, split: Option<&str>) -> Result<Self> {
-        let name = folder_name(folder)?;
+        let name = collection_name(folder)?;
         let corpus = folder.join("corpus.jsonl");
         if !corpus.is_file() {
-            return Err(Error::file(
-                folder,
-                "no corpus.jsonl in it; a collection is a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv",
-            ));
+            return Err(no_corpus(folder));
         }
         let split = split.unwrap_or(if name == "msmarco" { "dev" } else { "test" }).to_owned();
         let qrels = Qrels::read(&qrels_path(folder, &split)?)?;
@@ -62,46 +67,23 @@ impl Collection {
         Ok(Self { name, split, queries, qrels, corpus })
     }
 
-    /// Opens a folder that is a collection, or one whose subfolders are (CQADupStack: twelve forums, reported as
-    /// their mean). The members of a group come in the order of their names.
-    ///
-    /// # Errors
-    /// As [`Collection::open`], and when neither the folder nor any subfolder is a collection.
-    pub fn open_all(folder: &Path, split: Option<&str>) -> Result<Vec<Self>> {
-        if folder.join("corpus.jsonl").is_file() {
-            return Ok(vec![Self::open(folder, split)?]);
-        }
-        let group = folder_name(folder)?;
-        let mut members = Vec::new();
-        for entry in fs_err::read_dir(folder)? {
-            let path = entry?.path();
-            if path.join("corpus.jsonl").is_file() {
-                members.push(path);
-            }
-        }
-        if members.is_empty() {
-            return Err(Error::file(
-                folder,
-                "neither it nor a subfolder holds corpus.jsonl; a collection is a folder with corpus.jsonl, \
-                 queries.jsonl and qrels/<split>.tsv",
-            ));
-        }
-        members.sort();
-        let mut collections = Vec::new();
-        for member in members {
-            let mut collection = Self::open(&member, split)?;
-            collection.name = format!("{group}/{}", collection.name);
-            collections.push(collection);
-        }
-        Ok(collections)
-    }
-
     /// The documents, streamed from disk.
     ///
     /// # Errors
     /// When the file can't be opened. Broken lines come as errors of the iterator.
     pub fn documents(&self) -> Result<Documents> {
         Documents::open(&self.corpus)
+    }
+
+    /// Checksum of the queries' ids and texts in their order, eight hexadecimal digits: tells whether two runs asked the same.
+    pub fn queries_crc32(&self) -> String {
+        let mut hasher = crc32fast::Hasher::new();
+        for query in &self.queries {
+            for part in [query.id.as_str(), "\t", query.text.as_str(), "\n"] {
+                hasher.update(part.as_bytes());
+            }
+        }
+        format!("{:08x}", hasher.finalize())
     }
 
     /// Where the documents are.
@@ -118,12 +100,39 @@ impl Collection {
     }
 }
 
-fn folder_name(folder: &Path) -> Result<String> {
+/// The folder's name, under `cqadupstack/` where it lies in a folder of that name.
+fn collection_name(folder: &Path) -> Result<String> {
     let absolute = fs_err::canonicalize(folder)?;
-    match absolute.file_name() {
-        Some(name) => Ok(name.to_string_lossy().into_owned()),
-        None => Err(Error::file(folder, "has no name; give the folder of one collection")),
+    let Some(name) = absolute.file_name() else {
+        return Err(Error::file(folder, "has no name; give the folder of one collection"));
+    };
+    let name = name.to_string_lossy().into_owned();
+    let group = absolute.parent().and_then(Path::file_name);
+    if group.is_some_and(|group| group.eq_ignore_ascii_case(CQADUPSTACK)) {
+        return Ok(format!("{CQADUPSTACK}/{name}"));
     }
+    Ok(name)
+}
+
+fn no_corpus(folder: &Path) -> Error {
+    let layout = "a collection is a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv";
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut members: Vec<String> = entries
+        .filter(|entry| entry.path().join("corpus.jsonl").is_file())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    members.sort();
+    if members.is_empty() {
+        return Error::file(folder, format!("no corpus.jsonl in it; {layout}"));
+    }
+    Error::file(
+        folder,
+        format!(
+            "holds {} collections ({}), each with a corpus of its own; evaluate each against an index of its own",
+            members.len(),
+            members.join(", ")
+        ),
+    )
 }
 
 fn qrels_path(folder: &Path, split: &str) -> Result<PathBuf> {
@@ -196,24 +205,16 @@ mod tests {
     }
 
     #[test]
-    fn a_group_opens_as_its_members() {
+    fn forums_of_cqadupstack_are_members_of_a_group() {
         let folder = tempfile::tempdir().unwrap();
+        let group = folder.path().join("CQADupStack");
         for forum in ["unix", "android"] {
-            collection(&folder.path().join("cqadupstack").join(forum));
+            collection(&group.join(forum));
         }
-        let opened = Collection::open_all(&folder.path().join("cqadupstack"), None).unwrap();
-        let names: Vec<&str> = opened.iter().map(|member| member.name.as_str()).collect();
-        assert_eq!(names, ["cqadupstack/android", "cqadupstack/unix"]);
-        let error = Collection::open_all(&folder.path().join("cqadupstack/unix/qrels"), None).unwrap_err();
-        assert!(error.to_string().contains("neither it nor a subfolder"), "{error}");
-    }
-
-    #[test]
-    fn ms_marco_defaults_to_dev() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path().join("msmarco");
-        collection(&folder);
-        fs_err::rename(folder.join("qrels/test.tsv"), folder.join("qrels/dev.tsv")).unwrap();
-        assert_eq!(Collection::open(&folder, None).unwrap().split, "dev");
+        assert_eq!(Collection::open(&group.join("android"), None).unwrap().name, "cqadupstack/android");
+        let error = Collection::open(&group, None).unwrap_err().to_string();
+        assert!(error.contains("holds 2 collections (android, unix)"), "{error}");
+        let error = Collection::open(&group.join("unix/qrels"), None).unwrap_err().to_string();
+        assert!(error.contains("no corpus.jsonl in it; a collection is a folder"), "{error}");
     }
 }

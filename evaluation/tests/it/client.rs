@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use expandr_evaluation::client::{
@@ -124,6 +125,33 @@ async fn a_run_is_scored_and_written_whole() {
     );
     // One more than asked for, for the own document that may be among them.
     assert_eq!(setup.double.seen.lock().unwrap()[0]["top_k"], 101);
+}
+
+#[tokio::test]
+async fn texts_are_left_out_where_the_server_can() {
+    let setup = Setup::new(Double::default()).await;
+    setup.evaluate().await.unwrap();
+    assert!(setup.double.seen.lock().unwrap().iter().all(|search| search["include_text"] == false));
+
+    let other = Setup::new(Double { unknown_field: Some("include_text"), ..Double::default() }).await;
+    let report = other.evaluate().await.unwrap();
+    assert_eq!(report.queries, 31);
+    assert!(other.double.seen.lock().unwrap().iter().all(|search| search["include_text"].is_null()));
+    // The first requests learnt it, the others did not ask again.
+    let batches = 31usize.div_ceil(other.options.batch);
+    let refused = other.double.requests.load(Ordering::SeqCst) - batches - 1; // one asked for /info
+    assert!((1..=other.options.concurrency).contains(&refused), "{refused} requests were refused");
+    // It is no setting of the run: both can be gone on with by the other way.
+    assert_eq!(setup.file("settings.json"), other.file("settings.json"));
+
+    // Another refusal is not mistaken for that one, and a given value is left alone.
+    let mut given = Setup::new(Double { unknown_field: Some("include_text"), ..Double::default() }).await;
+    given.options.search.insert("include_text".into(), json!(true));
+    let error = given.evaluate().await.unwrap_err().to_string();
+    assert!(error.contains("include_text: unknown field"), "{error}");
+    let other_field = Setup::new(Double { unknown_field: Some("top_k"), ..Double::default() }).await;
+    assert!(other_field.evaluate().await.unwrap_err().to_string().contains("top_k: unknown field"));
+    assert_eq!(other_field.double.answered.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]

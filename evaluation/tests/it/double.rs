@@ -30,6 +30,8 @@ pub(crate) struct Double {
     pub(crate) degrades_every: Option<usize>,
     /// The status of every other answer.
     pub(crate) status: Option<&'static str>,
+    /// Refuses searches with this member as an unknown one.
+    pub(crate) unknown_field: Option<&'static str>,
     /// Only this bearer key is let in.
     pub(crate) key: Option<&'static str>,
     /// BM25's k1, as told at /info.
@@ -98,6 +100,11 @@ impl Double {
 async fn batch(State(double): State<Arc<Double>>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
     if let Some(refusal) = double.refusal(&headers) {
         return refusal;
+    }
+    if let Some(field) = double.unknown_field
+        && !body["searches"][0][field].is_null()
+    {
+        return problem(StatusCode::UNPROCESSABLE_ENTITY, &format!("/searches/0/{field}: unknown field"));
     }
     let results: Vec<Value> =
         body["searches"].as_array().unwrap().iter().map(|search| double.answer(search)).collect();

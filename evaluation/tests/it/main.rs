@@ -1,7 +1,9 @@
 //! Our figures against independent implementations (the scripts that made the fixtures lie beside them), and the client
 //! against a small server that answers in the wire form.
 
+mod bleu;
 mod client;
+mod compare;
 mod double;
 mod metrics;
 mod significance;

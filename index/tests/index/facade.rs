@@ -30,6 +30,7 @@ fn documents_come_back_as_given() {
         let hits = index.search(&SearchRequest::new(vector, 1)).unwrap().hits;
         assert_eq!(ids(&index, hits.iter().map(|hit| hit.key)), [document.id.as_str()]);
         assert_eq!(index.vectors(&[hits[0].key, 999]), [Some(vector.clone()), None]);
+        assert_eq!(index.ids(&[999, hits[0].key]).unwrap(), [None, Some(document.id.clone())]);
     }
     assert_eq!(index.get("b").unwrap(), None);
     assert_eq!(index.vector("b").unwrap(), None);
@@ -53,6 +54,7 @@ fn upsert_replaces_and_delete_removes() {
     let hit = index.search(&SearchRequest::new(&moved, 1)).unwrap().hits[0];
     assert_ne!(hit.key, old_key);
     assert_eq!(index.documents(&[old_key, hit.key]).unwrap()[0], None);
+    assert_eq!(index.ids(&[old_key, hit.key]).unwrap(), [None, Some("3".to_owned())]);
     let old_value = Filter::from_json(&json!({"eq": {"n": 3}})).unwrap();
     let request = SearchRequest { filter: Some(&old_value), ..SearchRequest::new(&moved, 5) };
     assert_eq!(index.search(&request).unwrap().matching, 0);

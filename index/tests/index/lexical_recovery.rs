@@ -167,8 +167,14 @@ fn a_failure_while_it_runs_is_told_and_repaired() {
     // Its disk goes away under it.
     fs_err::remove_dir_all(&folder).unwrap();
     index.upsert(numbered(0..3)).unwrap();
-    let told = index.snapshot().unwrap_err().to_string();
-    assert!(told.contains("lexical index") && told.contains("built anew"), "{told}");
+    // The repair runs beside this: a snapshot either comes too early, and says so, or finds it done.
+    match index.snapshot() {
+        Err(error) => {
+            let told = error.to_string();
+            assert!(told.contains("lexical index") && told.contains("built anew"), "{told}");
+        }
+        Ok(_) => assert!(folder.is_dir(), "a snapshot without its lexical index"),
+    }
     let started = std::time::Instant::now();
     while let Err(error) = index.search_lexical(&LexicalRequest::new("text", 5)) {
         assert!(error.to_string().contains("try again later"), "{error}");

@@ -1,11 +1,10 @@
 //! The weights of a BERT, whatever its tensors are called in the file.
 
-use super::{
-    config::{BertConfig, Family},
-    files::checkpoint_error,
-    tensors::Tensors,
+use super::config::{BertConfig, Family};
+use crate::{
+    Result,
+    folder::{Tensors, checkpoint_error},
 };
-use crate::Result;
 
 /// y = x·Wᵀ + b.
 pub(crate) struct Linear {

@@ -15,13 +15,11 @@ use fs_err as fs;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::{
-    Pooling,
-    config::Architecture,
-    files::{checkpoint_error, read_json, read_json_if_there},
-    tensors::Tensors,
+use super::{Pooling, config::Architecture};
+use crate::{
+    Result,
+    folder::{Tensors, checkpoint_error, read_json, read_json_if_there},
 };
-use crate::Result;
 
 /// A checkpoint folder, read and understood; the weights are still on disk.
 pub(crate) struct Checkpoint {

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::files::{checkpoint_error, read_json};
-use crate::Result;
+use crate::{
+    Result,
+    folder::{checkpoint_error, read_json},
+};
 
 /// The architectures that this encoder runs, each with its sizes. The one place where `model_type` is looked at.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,19 +3,17 @@
 //! [`load`] reads a checkpoint and starts an encoder in this process. In reading order:
 //!
 //! - `local`: the encoder and its threads; `queue`: who asked and what waits; `tokenize`: texts to ids.
-//! - `checkpoint`: what a folder says; `config`, `tensors`, `bert`: architecture, files, weights.
+//! - `checkpoint`: what a folder says; `config`, `bert`: architecture, weights.
 //! - `model`: what the threads know of a model; `packed`: on a CPU, without padding; `padded`: on a GPU.
 
 mod bert;
 mod checkpoint;
 mod config;
-mod files;
 mod local;
 mod model;
 mod packed;
 mod padded;
 mod queue;
-mod tensors;
 #[cfg(test)]
 mod tests;
 mod tokenize;

@@ -5,8 +5,8 @@ use tokenizers::{
     normalizers::{Lowercase, Sequence},
 };
 
-use super::{TextKind, checkpoint::Checkpoint, config::Architecture, files::checkpoint_error};
-use crate::{Error, Result};
+use super::{TextKind, checkpoint::Checkpoint, config::Architecture};
+use crate::{Error, Result, folder::checkpoint_error};
 
 /// Tokens that a beginning of a text must have beyond the maximum length to stand for the whole text. Where the
 /// beginning ends, its last tokens may differ from the whole text's; this many tokens are more than the longest

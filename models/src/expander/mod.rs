@@ -1,11 +1,13 @@
 //! The expander Θ: a language model that writes the passage which would answer a query.
 
+pub mod batched;
 mod clean;
 mod gate;
 #[cfg(feature = "mistralrs")]
 pub mod mistral;
 pub mod openai;
 mod prompt;
+mod sampler;
 mod sse;
 
 use std::time::Duration;
@@ -16,6 +18,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use self::gate::{Gate, Place};
+pub(crate) use self::sampler::Draw;
 pub use self::{
     clean::clean,
     prompt::{PromptTemplate, Q2A, Q2D, SpecialTokens},

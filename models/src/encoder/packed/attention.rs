@@ -2,11 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::{
-    Buffer,
-    dispatch::{Matrix, multiply},
-    kernels,
-};
+use super::kernels;
+use crate::cpu::{Buffer, Matrix, multiply};
 
 /// Buffers of [`attend`].
 #[derive(Default)]

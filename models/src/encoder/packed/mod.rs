@@ -5,19 +5,20 @@
 //! batch costs as much as a quarter of the time.
 
 mod attention;
-mod dispatch;
 mod kernels;
 
 use rayon::prelude::*;
 
-use self::dispatch::{Matrix, multiply};
 use super::{
     Pooling,
     bert::{BertWeights, Linear, Norm},
     config::BertConfig,
     model::{self, BatchSize, TextModel},
 };
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    cpu::{Buffer, Matrix, multiply},
+};
 
 /// Rows that go through both feed-forward matrices at a time, so that what lies between them (four times as wide
 /// as a hidden state) stays in the processor's cache.
@@ -61,19 +62,6 @@ struct Workspace {
     context: Buffer,
     intermediate: Buffer,
     attention: attention::Scratch,
-}
-
-/// Memory that is used again; what it holds at first is whatever was left there.
-#[derive(Default)]
-struct Buffer(Vec<f32>);
-
-impl Buffer {
-    fn get(&mut self, length: usize) -> &mut [f32] {
-        if self.0.len() < length {
-            self.0.resize(length, 0.0);
-        }
-        &mut self.0[..length]
-    }
 }
 
 impl PackedBert {

@@ -7,8 +7,8 @@
 //! last one is really gone.
 
 mod load;
+mod rider;
 mod run;
-mod sampler;
 
 use std::{
     path::PathBuf,

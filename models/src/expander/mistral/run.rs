@@ -11,7 +11,7 @@ use std::{
 use mistralrs::{Model, RequestBuilder, Response, SamplingParams, TextMessageRole};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{engine_error, sampler::Rider};
+use super::{engine_error, rider::Rider};
 use crate::{
     Error, Result,
     expander::{FinishReason, Sampling, StreamEvent, gate::Place},

@@ -1,4 +1,4 @@
-//! The crate's only `unsafe` code: choosing the instruction set at run time, and calling gemm.
+//! Choosing the instruction set at run time, and calling gemm.
 //!
 //! Both are wrapped so that a caller can't misuse them: [`dispatch`] checks the processor before it enters code
 //! compiled for it, and [`multiply`] checks every index that gemm will touch against the slices it was given.
@@ -8,7 +8,7 @@
 ///
 /// `run` and everything it calls must be `#[inline(always)]`, or the compiler keeps it at the baseline
 /// instruction set (still right, only slower).
-pub(super) trait Kernel {
+pub(crate) trait Kernel {
     /// What comes out.
     type Output;
     /// The loops.
@@ -16,7 +16,7 @@ pub(super) trait Kernel {
 }
 
 /// Runs `kernel` with the widest vectors that this processor has.
-pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
@@ -45,7 +45,7 @@ pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
 
 /// A read-only view of a matrix in a slice: element (i, j) is `data[i * row_stride + j * column_stride]`.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(crate) struct Matrix<'a> {
     data: &'a [f32],
     rows: usize,
     columns: usize,
@@ -55,12 +55,12 @@ pub(super) struct Matrix<'a> {
 
 impl<'a> Matrix<'a> {
     /// `rows × columns`, one row after the other.
-    pub(super) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+    pub(crate) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
     /// The same numbers with rows and columns exchanged; nothing is copied.
-    pub(super) fn transposed(self) -> Self {
+    pub(crate) fn transposed(self) -> Self {
         Self {
             rows: self.columns,
             columns: self.rows,
@@ -84,7 +84,7 @@ impl<'a> Matrix<'a> {
 ///
 /// # Panics
 /// When the shapes don't fit together or a slice is too short for its shape: a mistake in this module's callers.
-pub(super) fn multiply(out: &mut [f32], left: Matrix<'_>, right: Matrix<'_>, threads: usize) {
+pub(crate) fn multiply(out: &mut [f32], left: Matrix<'_>, right: Matrix<'_>, threads: usize) {
     assert_eq!(left.columns, right.rows, "inner dimensions differ");
     assert_eq!(out.len(), left.rows * right.columns, "the output has another shape");
     assert!(
