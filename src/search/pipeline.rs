@@ -15,19 +15,17 @@ use super::{
     admission::Admission,
     answer::{DegradedReason, ExpansionReport, ExpansionStatus, SearchAnswer, Searched},
     average::{dot, expanded_query, normalize},
-    check::{CheckedExpansion, CheckedRanking, CheckedSearch, SearchLimits},
+    check::{CheckedExpansion, CheckedSearch, SearchLimits},
+    check_ranking::CheckedRanking,
     expansion::{Passages, passages},
+    failure::{deadline_exceeded, degrade, failed_expansion},
     flight::Flights,
     lookup::{Found, VectorSide, fetch, search_index, search_words},
     ranking::{self, Ranked},
     request::OnFailure,
     timings::{Timings, milliseconds, timed},
 };
-use crate::{
-    bundle::Bundle,
-    http::problem::{Code, Problem},
-    metrics::Metrics,
-};
+use crate::{bundle::Bundle, http::problem::Problem, metrics::Metrics};
 
 /// How a service searches.
 #[derive(Clone, Debug)]
@@ -250,16 +248,17 @@ impl SearchService {
         let (expansion_vectors, dense) = expanded.unwrap_or((Vec::new(), raw.found));
         let vectors = VectorSide { query_vector: raw.query_vector, expansion_vectors, raw_keys };
         let searched = Searched { dense: Some(dense.how), lexical: words.is_some() };
+        let fuse_start = Instant::now();
         let ranked = match words {
             None => ranking::by_vectors(dense.hits, request.top_k),
             Some((fusion, (lexical, ms))) => {
                 timings.search_lexical_ms = ms;
-                let fuse_start = Instant::now();
-                let ranked = ranking::fuse(&dense.hits, &lexical, fusion, request.top_k);
-                timings.fuse_ms = milliseconds(fuse_start.elapsed());
-                ranked
+                ranking::fuse(&dense.hits, &lexical, fusion, request.top_k)
             }
         };
+        if searched.lexical {
+            timings.fuse_ms = milliseconds(fuse_start.elapsed());
+        }
         Ok(Outcome { ranked, report, searched, vectors: Some(vectors), parallel_ms })
     }
 
@@ -365,35 +364,4 @@ impl SearchService {
             Ok(())
         }
     }
-}
-
-fn degrade(report: &mut ExpansionReport, reason: DegradedReason, detail: &str) {
-    *report = ExpansionReport {
-        reason: Some(reason),
-        detail: Some(detail.to_owned()),
-        output_tokens: report.output_tokens,
-        ..ExpansionReport::without(ExpansionStatus::Degraded)
-    };
-}
-
-fn failed_expansion(report: &ExpansionReport) -> Problem {
-    let reason = report.reason.unwrap_or(DegradedReason::LlmError);
-    let detail = report.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
-    let code = if reason == DegradedReason::Timeout { Code::DeadlineExceeded } else { Code::ExpansionFailed };
-    Problem {
-        retry_after_seconds: (reason == DegradedReason::Overloaded).then_some(1),
-        ..Problem::new(
-            code,
-            format!("no expansion ({}{detail}), and the request asked to fail in that case", reason.name()),
-        )
-    }
-}
-
-fn deadline_exceeded(timeout_ms: u64) -> Problem {
-    Problem::new(
-        Code::DeadlineExceeded,
-        format!(
-            "not even the raw hits were there within {timeout_ms} ms; allow more time or try again later"
-        ),
-    )
 }

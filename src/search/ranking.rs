@@ -4,7 +4,8 @@ use expandr_index::{Hit, Leg, LegPlace, reciprocal_rank_fusion};
 
 use super::{
     answer::Place,
-    check::{CheckedRanking, CheckedSearch, Fusion},
+    check::CheckedSearch,
+    check_ranking::{CheckedRanking, Fusion},
 };
 
 /// A document of the answer, with its place in each ranking that there was; none inside where that did not have it.
