@@ -10,7 +10,7 @@ mod math;
 mod panels;
 
 pub(crate) use self::{
-    dispatch::{Instructions, Kernel, Matrix, WIDTH, accumulate, dispatch, multiply},
+    dispatch::{Instructions, Kernel, Matrix, WIDTH, accumulate, dispatch, multiply, multiply_scaled},
     math::{exp, maximum, sum, sum_of_squares},
     panels::{Panels, Store, Tiles, product},
 };

@@ -13,11 +13,11 @@
 mod attention;
 mod cache;
 mod chat;
-mod config;
+pub(crate) mod config;
 mod engine;
 mod kernels;
 mod model;
-mod text;
+pub(crate) mod text;
 mod weights;
 
 use std::{
