@@ -9,10 +9,10 @@ use anyhow::{Result, bail};
 use candle_core::Device;
 use expandr_models::TextKind;
 use expandr_models::trainable::{
-    AdapterFile, AdapterTask, CompletionBatch, DecoderText, LoraSettings, Method, Pass, TextBatch, TextLengths,
-    TrainableDecoder, TrainableEncoder, TrainableOptions, merge_adapter,
+    AdapterFile, AdapterTask, CompletionBatch, DecoderText, LoraSettings, Method, Pass, TextBatch,
+    TextLengths, TrainableDecoder, TrainableEncoder, TrainableOptions, merge_adapter,
 };
-use expandr_training::contrastive::{ContrastiveSettings, ContrastiveText, ContrastiveTask, tokenize};
+use expandr_training::contrastive::{ContrastiveSettings, ContrastiveTask, ContrastiveText, tokenize};
 use expandr_training::dpo::{DpoSettings, DpoTask, Limits, PreferenceText, tokenize_preferences};
 use expandr_training::trainer::{Event, StopSignal, Surroundings, Task, TrainerSettings, train};
 use serde_json::{Value, json};
@@ -60,7 +60,8 @@ fn main() -> Result<()> {
 }
 
 fn fit(task: &dyn Task, learning_rate: f64) -> Result<()> {
-    let settings = TrainerSettings { epochs: 3.0, batch_size: 4, learning_rate, ..TrainerSettings::default() };
+    let settings =
+        TrainerSettings { epochs: 3.0, batch_size: 4, learning_rate, ..TrainerSettings::default() };
     let mut tell = |event: &Event| {
         if let Event::Step(report) = event {
             eprintln!("step {} of {}: loss {:.4}", report.step, report.total, report.loss);
@@ -83,7 +84,8 @@ fn export_encoder(folder: &Path, out: &Path) -> Result<Value> {
         positive: positive.into(),
         negatives: vec![negative.into()],
     });
-    let settings = ContrastiveSettings { normalize: true, temperature: 0.05, ..ContrastiveSettings::default() };
+    let settings =
+        ContrastiveSettings { normalize: true, temperature: 0.05, ..ContrastiveSettings::default() };
     let mut expected = json!({ "texts": ROWS.concat() });
     let adapter = lora(&["query", "value"]);
     for (name, method) in [("encoder", Method::Full), ("encoder-merged", Method::Lora(adapter.clone()))] {
@@ -95,11 +97,16 @@ fn export_encoder(folder: &Path, out: &Path) -> Result<Value> {
             encoder.save(&out.join(name))?;
         } else {
             let base = folder.to_string_lossy();
-            let file = AdapterFile::of(encoder.parameters(), &adapter, AdapterTask::FeatureExtraction, &base)?;
+            let file =
+                AdapterFile::of(encoder.parameters(), &adapter, AdapterTask::FeatureExtraction, &base)?;
             file.write(&out.join("encoder-adapter"))?;
             merge_adapter(folder, &AdapterFile::read(&out.join("encoder-adapter"))?, &out.join(name))?;
         }
-        let ids = ROWS.concat().iter().map(|text| encoder.ids(TextKind::Document, text)).collect::<Result<Vec<_>, _>>()?;
+        let ids = ROWS
+            .concat()
+            .iter()
+            .map(|text| encoder.ids(TextKind::Document, text))
+            .collect::<Result<Vec<_>, _>>()?;
         let vectors = encoder.embed(&TextBatch::new(ids)?, Pass::inference())?.0;
         let vectors = vectors.broadcast_div(&vectors.sqr()?.sum_keepdim(1)?.sqrt()?)?;
         expected[name] = json!(vectors.to_vec2::<f32>()?);
@@ -120,7 +127,8 @@ fn export_decoder(folder: &Path, out: &Path) -> Result<Value> {
     });
     let limits = Limits { max_length: 612, max_prompt_length: 100 };
     let (examples, _) = tokenize_preferences(&text, &preferences, limits)?;
-    let task = DpoTask::new(&decoder, DpoSettings::default(), examples.clone(), Vec::new(), None, &mut |_, _| ())?;
+    let task =
+        DpoTask::new(&decoder, DpoSettings::default(), examples.clone(), Vec::new(), None, &mut |_, _| ())?;
     fit(&task, 1e-3)?;
     let base = folder.to_string_lossy();
     let file = AdapterFile::of(decoder.parameters(), &settings, AdapterTask::CausalLm, &base)?;

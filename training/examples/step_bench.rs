@@ -64,11 +64,12 @@ fn main() -> Result<()> {
             let options = TrainableOptions { method: Method::Lora(settings), ..TrainableOptions::default() };
             let decoder = TrainableDecoder::load(folder, &options, &Device::Cpu)?;
             let completions = data.chosen.iter().zip(&data.rejected);
-            let example = |(prompt, (chosen, rejected)): (&Vec<u32>, (&Vec<u32>, &Vec<u32>))| PreferenceExample {
-                prompt: prompt.clone(),
-                chosen: chosen.clone(),
-                rejected: rejected.clone(),
-            };
+            let example =
+                |(prompt, (chosen, rejected)): (&Vec<u32>, (&Vec<u32>, &Vec<u32>))| PreferenceExample {
+                    prompt: prompt.clone(),
+                    chosen: chosen.clone(),
+                    rejected: rejected.clone(),
+                };
             let examples = data.prompts.iter().zip(completions).map(example).collect();
             let checkpoint_activations = kind == "dpo-checkpointed";
             let settings = DpoSettings { checkpoint_activations, ..DpoSettings::default() };
@@ -83,7 +84,8 @@ fn main() -> Result<()> {
 fn measure(task: &dyn Task, steps: usize, learning_rate: f64) -> Result<()> {
     let parameters = task.parameters();
     let examples: Vec<usize> = (0..task.lengths().len()).collect();
-    let mut optimiser = AdamW::new(parameters, AdamWSettings { weight_decay: 0.01, ..AdamWSettings::default() })?;
+    let mut optimiser =
+        AdamW::new(parameters, AdamWSettings { weight_decay: 0.01, ..AdamWSettings::default() })?;
     let mut gradients = Gradients::new(parameters);
     let (mut seconds, mut cpu_seconds, mut losses) = (Vec::new(), Vec::new(), Vec::new());
     for step in 0..steps {

@@ -84,7 +84,8 @@ impl Checkpoints {
         let (saved, mut tensors) = self.read_folder::<S>(&path)?;
         let mut moments = HashMap::new();
         for parameter in parameters.iter() {
-            let pair = ["first", "second"].map(|moment| tensors.remove(&format!("{moment}.{}", parameter.name)));
+            let pair =
+                ["first", "second"].map(|moment| tensors.remove(&format!("{moment}.{}", parameter.name)));
             if let [Some(first), Some(second)] = pair {
                 moments.insert(parameter.name.clone(), [first, second]);
             }
@@ -115,8 +116,9 @@ impl Checkpoints {
         let folder = NewFolder::create(&self.folder.join(name))?;
         candle_core::safetensors::save(tensors, folder.path().join(TENSORS))?;
         let saved = Saved { version: VERSION, fingerprint: self.fingerprint.clone(), optimiser_steps, state };
-        let text = serde_json::to_string_pretty(&saved)
-            .map_err(|error| Error::Training(format!("the state of step {name} can't be written: {error}")))?;
+        let text = serde_json::to_string_pretty(&saved).map_err(|error| {
+            Error::Training(format!("the state of step {name} can't be written: {error}"))
+        })?;
         fs_err::write(folder.path().join(STATE), text + "\n")?;
         Ok(folder.finish()?)
     }
@@ -149,8 +151,8 @@ impl Checkpoints {
         let mut steps = Vec::new();
         for entry in fs_err::read_dir(&self.folder)? {
             let name = entry?.file_name();
-            let step = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|step| step.parse().ok());
-            steps.extend(step);
+            let step = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+            steps.extend(step.and_then(|step| step.parse::<usize>().ok()));
         }
         steps.sort_unstable();
         Ok(steps)

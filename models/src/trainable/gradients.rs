@@ -173,7 +173,11 @@ impl Gradients {
         if gradient.dims() != self.slots[index].shape {
             return Err(Error::Engine {
                 what: "training",
-                detail: format!("the gradient of `{}` has shape {:?}", self.slots[index].name, gradient.dims()),
+                detail: format!(
+                    "the gradient of `{}` has shape {:?}",
+                    self.slots[index].name,
+                    gradient.dims()
+                ),
             });
         }
         if self.device.is_cpu() {

@@ -70,10 +70,15 @@ pub(super) struct Loader<'a> {
 impl<'a> Loader<'a> {
     /// # Errors
     /// When the options can't be had on this device.
-    pub(super) fn new(tensors: &'a Tensors, options: &'a TrainableOptions, device: &'a Device) -> Result<Self> {
+    pub(super) fn new(
+        tensors: &'a Tensors,
+        options: &'a TrainableOptions,
+        device: &'a Device,
+    ) -> Result<Self> {
         if options.precision == Precision::Bf16 && device.is_cpu() {
             return Err(Error::Input(
-                "bf16 weights can't be multiplied on a CPU; set the precision to f32, or train on a GPU".into(),
+                "bf16 weights can't be multiplied on a CPU; set the precision to f32, or train on a GPU"
+                    .into(),
             ));
         }
         if options.precision == Precision::Bf16 && matches!(options.method, Method::Full) {
@@ -90,7 +95,15 @@ impl<'a> Loader<'a> {
         if let Method::Lora(settings) = &options.method {
             settings.check()?;
         }
-        Ok(Self { tensors, options, device, parameters: Parameters::new(device), sites: 0, modules: Vec::new(), met })
+        Ok(Self {
+            tensors,
+            options,
+            device,
+            parameters: Parameters::new(device),
+            sites: 0,
+            modules: Vec::new(),
+            met,
+        })
     }
 
     /// Whether the file has a tensor of this name.
@@ -99,7 +112,12 @@ impl<'a> Loader<'a> {
     }
 
     /// A tensor that trains in full fine-tuning.
-    pub(super) fn weight(&mut self, name: &str, shape: &[usize], zero_gradient: ZeroGradient) -> Result<Weight> {
+    pub(super) fn weight(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        zero_gradient: ZeroGradient,
+    ) -> Result<Weight> {
         let tensor = Tensor::from_vec(self.tensors.read(name, shape)?, shape, self.device)?;
         if matches!(self.options.method, Method::Full) {
             let decays = shape.len() > 1;
@@ -183,7 +201,13 @@ impl<'a> Loader<'a> {
         Ok(Some(Adapter { down, up, scale, dropout }))
     }
 
-    fn parameter(&mut self, name: String, tensor: Tensor, decays: bool, zero_gradient: ZeroGradient) -> Result<Weight> {
+    fn parameter(
+        &mut self,
+        name: String,
+        tensor: Tensor,
+        decays: bool,
+        zero_gradient: ZeroGradient,
+    ) -> Result<Weight> {
         let value = Var::from_tensor(&tensor)?;
         let tensor = value.as_tensor().clone();
         let trains = Some(self.parameters.push(Parameter { name, value, decays, zero_gradient })?);

@@ -97,7 +97,9 @@ impl Parameters {
         for parameter in &self.list {
             let name = &parameter.name;
             let Some(value) = values.get(name) else {
-                return Err(Error::Input(format!("no value for the parameter `{name}`; it is of another model")));
+                return Err(Error::Input(format!(
+                    "no value for the parameter `{name}`; it is of another model"
+                )));
             };
             if value.dims() != parameter.value.dims() {
                 return Err(Error::Input(format!(
@@ -109,7 +111,9 @@ impl Parameters {
             }
         }
         if let Some(other) = values.keys().find(|name| !self.index.contains_key(*name)) {
-            return Err(Error::Input(format!("there is no parameter `{other}`; the values are of another model")));
+            return Err(Error::Input(format!(
+                "there is no parameter `{other}`; the values are of another model"
+            )));
         }
         for parameter in &self.list {
             let value = values[&parameter.name].to_device(&self.device)?;

@@ -18,7 +18,8 @@ use crate::{
 };
 
 /// Ends of names of files that hold weights in other formats: they would not have what was trained.
-const OTHER_WEIGHTS: [&str; 9] = [".bin", ".h5", ".msgpack", ".onnx", ".gguf", ".pt", ".pth", ".ot", ".safetensors"];
+const OTHER_WEIGHTS: [&str; 9] =
+    [".bin", ".h5", ".msgpack", ".onnx", ".gguf", ".pt", ".pth", ".ot", ".safetensors"];
 const INDEX: &str = "model.safetensors.index.json";
 
 /// What is different from the original.
@@ -43,7 +44,11 @@ pub fn truncate_layers(source: &Path, target: &Path, layers: usize) -> Result<()
         return Err(Error::Input("a model without layers is none; keep one at least".into()));
     }
     let value = |name: &str| Err(Error::Input(format!("`{name}` has no new value")));
-    rewrite(source, target, &Rewrite { replaces: &|_| false, value: &value, f32: false, layers: Some(layers) })
+    rewrite(
+        source,
+        target,
+        &Rewrite { replaces: &|_| false, value: &value, f32: false, layers: Some(layers) },
+    )
 }
 
 /// Writes `target` like `source` with the values of `parameters`, as f32.
@@ -98,10 +103,14 @@ pub(super) fn rewrite(source: &Path, target: &Path, rewrite: &Rewrite<'_>) -> Re
 pub(super) fn weights_folder(folder: &Path) -> Result<PathBuf> {
     let path = folder.join("modules.json");
     let modules: Option<Vec<Value>> = read_json_if_there(&path)?;
-    let first = modules.as_ref().and_then(|modules| modules.first()).and_then(|module| module["path"].as_str());
+    let first =
+        modules.as_ref().and_then(|modules| modules.first()).and_then(|module| module["path"].as_str());
     let inner = PathBuf::from(first.unwrap_or_default());
     if inner.components().any(|part| !matches!(part, Component::Normal(_))) {
-        return Err(checkpoint_error(&path, "a module's path leads out of the checkpoint; use a folder within it".into()));
+        return Err(checkpoint_error(
+            &path,
+            "a module's path leads out of the checkpoint; use a folder within it".into(),
+        ));
     }
     Ok(inner)
 }
@@ -143,7 +152,10 @@ fn shorten_config(path: &Path, layers: usize) -> Result<()> {
 fn keeps(name: &str, layers: Option<usize>) -> bool {
     let Some(layers) = layers else { return true };
     let parts: Vec<&str> = name.split('.').collect();
-    let index = parts.windows(2).find(|pair| ["layer", "layers"].contains(&pair[0])).map(|pair| pair[1].parse::<usize>());
+    let index = parts
+        .windows(2)
+        .find(|pair| ["layer", "layers"].contains(&pair[0]))
+        .map(|pair| pair[1].parse::<usize>());
     !matches!(index, Some(Ok(index)) if index >= layers)
 }
 
@@ -192,7 +204,10 @@ fn bytes_of(value: &Tensor, dtype: Dtype, path: &Path) -> Result<Vec<u8>> {
         Dtype::F32 => Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
         Dtype::F16 => Ok(values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect()),
         Dtype::BF16 => Ok(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect()),
-        other => Err(checkpoint_error(path, format!("weights of type {other:?} can't be written; convert them to F32"))),
+        other => Err(checkpoint_error(
+            path,
+            format!("weights of type {other:?} can't be written; convert them to F32"),
+        )),
     }
 }
 

@@ -50,13 +50,13 @@ impl ContrastiveExample {
 /// # Errors
 /// When the tokenizer refuses a text.
 pub fn tokenize(encoder: &TrainableEncoder, texts: &[ContrastiveText]) -> Result<Vec<ContrastiveExample>> {
-    let document = |text: &String| encoder.ids(TextKind::Document, text);
+    let document = |text: &String| -> Result<Vec<u32>> { Ok(encoder.ids(TextKind::Document, text)?) };
     let example = |text: &ContrastiveText| {
         Ok(ContrastiveExample {
             query: encoder.ids(TextKind::Query, &text.query)?,
-            expansions: text.expansions.iter().map(document).collect::<Result<_, _>>()?,
+            expansions: text.expansions.iter().map(document).collect::<Result<_>>()?,
             positive: document(&text.positive)?,
-            negatives: text.negatives.iter().map(document).collect::<Result<_, _>>()?,
+            negatives: text.negatives.iter().map(document).collect::<Result<_>>()?,
         })
     };
     texts.iter().map(example).collect()

@@ -6,7 +6,9 @@ mod examples;
 mod loss;
 
 use candle_core::Tensor;
-use expandr_models::trainable::{EncoderTape, Gradients, Keep, Key, Parameters, Pass, TextBatch, TrainableEncoder};
+use expandr_models::trainable::{
+    EncoderTape, Gradients, Keep, Key, Parameters, Pass, TextBatch, TrainableEncoder,
+};
 use serde::{Deserialize, Serialize};
 
 pub use self::examples::{ContrastiveExample, ContrastiveText, tokenize};
@@ -93,7 +95,8 @@ impl<'a> ContrastiveTask<'a> {
     ) -> Result<Self> {
         settings.check()?;
         let lengths = train.iter().map(ContrastiveExample::tokens).collect();
-        let fingerprint = format!("{} {settings:?} {}", encoder.description(), fingerprint(train.iter().chain(&dev)));
+        let fingerprint =
+            format!("{} {settings:?} {}", encoder.description(), fingerprint(train.iter().chain(&dev)));
         Ok(Self { encoder, settings, train, dev, lengths, fingerprint })
     }
 
@@ -116,7 +119,8 @@ impl<'a> ContrastiveTask<'a> {
         let (vectors, tapes) = self.vectors(&layout, &parts, first, Some(key))?;
         let (found, slopes, figures) = loss(&vectors, &layout, &self.settings, true)?;
         for (index, (part, tape)) in parts.iter().zip(tapes).enumerate() {
-            let tape = if whole { tape } else { self.part(&layout, part, keep, Some(key.child(index as u64)))?.1 };
+            let tape =
+                if whole { tape } else { self.part(&layout, part, keep, Some(key.child(index as u64)))?.1 };
             let places = Tensor::from_slice(part, part.len(), slopes.device())?;
             self.encoder.backward(tape, &slopes.index_select(&places, 0)?, gradients)?;
         }

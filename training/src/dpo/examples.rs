@@ -131,7 +131,13 @@ impl Limits {
         prompt.split_off(excess)
     }
 
-    fn completion(self, mut answer: Vec<u32>, end: u32, prompt: usize, shortened: &mut Shortened) -> Vec<u32> {
+    fn completion(
+        self,
+        mut answer: Vec<u32>,
+        end: u32,
+        prompt: usize,
+        shortened: &mut Shortened,
+    ) -> Vec<u32> {
         answer.push(end);
         let room = self.max_length - prompt;
         shortened.completions += usize::from(answer.len() > room);

@@ -13,6 +13,7 @@ use std::path::Path;
 use expandr_models::trainable::{CompletionBatch, Gradients, Keep, Key, Parameters, Pass, TrainableDecoder};
 use serde::{Deserialize, Serialize};
 
+use self::{examples::fingerprint, reference::sums};
 pub use self::{
     examples::{
         CompletionExample, CompletionText, Limits, PreferenceExample, PreferenceText, Shortened,
@@ -22,7 +23,6 @@ pub use self::{
     reference::{Reference, ReferenceProgress},
     supervised::{SupervisedSettings, SupervisedTask},
 };
-use self::{examples::fingerprint, reference::sums};
 use crate::trainer::{Figures, Outcome, Task};
 use crate::{Error, Result};
 
@@ -83,11 +83,24 @@ impl<'a> DpoTask<'a> {
         }
         let path = |name: &str| folder.map(|folder| folder.join(name));
         let references = [
-            Reference::get(decoder, decoder.id(), &train, path("reference.safetensors").as_deref(), &mut *progress)?,
-            Reference::get(decoder, decoder.id(), &dev, path("reference.dev.safetensors").as_deref(), &mut *progress)?,
+            Reference::get(
+                decoder,
+                decoder.id(),
+                &train,
+                path("reference.safetensors").as_deref(),
+                &mut *progress,
+            )?,
+            Reference::get(
+                decoder,
+                decoder.id(),
+                &dev,
+                path("reference.dev.safetensors").as_deref(),
+                &mut *progress,
+            )?,
         ];
         let lengths = train.iter().map(PreferenceExample::tokens).collect();
-        let fingerprint = format!("{} {settings:?} {} {}", decoder.description(), fingerprint(&train), fingerprint(&dev));
+        let fingerprint =
+            format!("{} {settings:?} {} {}", decoder.description(), fingerprint(&train), fingerprint(&dev));
         Ok(Self { decoder, settings, train, dev, references, lengths, fingerprint })
     }
 

@@ -64,7 +64,8 @@ impl Reference {
 
 /// The log-probability of each completion: the sum over its tokens.
 pub(super) fn sums(batch: &CompletionBatch, log_probabilities: &[f32]) -> Vec<f64> {
-    let sum = |range: &std::ops::Range<usize>| log_probabilities[range.clone()].iter().map(|v| f64::from(*v)).sum();
+    let sum =
+        |range: &std::ops::Range<usize>| log_probabilities[range.clone()].iter().map(|v| f64::from(*v)).sum();
     batch.completions().iter().map(sum).collect()
 }
 
@@ -86,7 +87,8 @@ fn read(path: &Path, model: &str, data: &str) -> Result<Option<Vec<[f64; 2]>>> {
     }
     let tensors = SafeTensors::deserialize(&bytes).map_err(broken)?;
     let values = tensors.tensor(VALUES).map_err(broken)?;
-    let numbers: Vec<f64> = values.data().as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
+    let numbers: Vec<f64> =
+        values.data().as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
     Ok(Some(numbers.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect()))
 }
 
@@ -96,10 +98,8 @@ fn write(path: &Path, model: &str, data: &str, values: &[[f64; 2]]) -> Result<()
         Error::Training(format!("{} can't be written: {error}", path.display()))
     };
     let view = TensorView::new(Dtype::F64, vec![values.len(), 2], &bytes).map_err(failed)?;
-    let metadata = HashMap::from([
-        ("model".to_owned(), model.to_owned()),
-        ("data".to_owned(), data.to_owned()),
-    ]);
+    let metadata =
+        HashMap::from([("model".to_owned(), model.to_owned()), ("data".to_owned(), data.to_owned())]);
     let bytes = safetensors::serialize([(VALUES, view)], Some(metadata)).map_err(failed)?;
     let temporary = path.with_extension("tmp");
     if let Some(parent) = path.parent() {

@@ -48,7 +48,8 @@ impl<'a> SupervisedTask<'a> {
             return Err(Error::Input("examples_at_once must be 1 at least".into()));
         }
         let lengths = train.iter().map(|example| example.prompt.len() + example.completion.len()).collect();
-        let fingerprint = format!("{} {settings:?} {} {}", decoder.description(), fingerprint(&train), fingerprint(&dev));
+        let fingerprint =
+            format!("{} {settings:?} {} {}", decoder.description(), fingerprint(&train), fingerprint(&dev));
         Ok(Self { decoder, settings, train, dev, lengths, fingerprint })
     }
 

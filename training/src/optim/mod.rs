@@ -63,12 +63,16 @@ impl AdamW {
     pub fn new(parameters: &Parameters, settings: AdamWSettings) -> Result<Self> {
         for (name, beta) in [("beta1", settings.beta1), ("beta2", settings.beta2)] {
             if !(0.0..1.0).contains(&beta) {
-                return Err(Error::Input(format!("{name} = {beta} is no share below 1; use e.g. 0.9 and 0.999")));
+                return Err(Error::Input(format!(
+                    "{name} = {beta} is no share below 1; use e.g. 0.9 and 0.999"
+                )));
             }
         }
         for (name, value) in [("epsilon", settings.epsilon), ("weight_decay", settings.weight_decay)] {
             if !value.is_finite() || value < 0.0 {
-                return Err(Error::Input(format!("{name} = {value} makes no sense; use 0 or a small number")));
+                return Err(Error::Input(format!(
+                    "{name} = {value} makes no sense; use 0 or a small number"
+                )));
             }
         }
         let moments = parameters.iter().map(|parameter| {

@@ -43,7 +43,13 @@ impl Update {
         }
     }
 
-    fn by_tensors(self, value: &Var, gradient: &Tensor, first: &mut Tensor, second: &mut Tensor) -> Result<()> {
+    fn by_tensors(
+        self,
+        value: &Var,
+        gradient: &Tensor,
+        first: &mut Tensor,
+        second: &mut Tensor,
+    ) -> Result<()> {
         let gradient = (gradient * self.gradient_scale)?;
         *first = ((&*first * self.beta1)? + (&gradient * (1.0 - self.beta1))?)?.detach();
         *second = ((&*second * self.beta2)? + (gradient.sqr()? * (1.0 - self.beta2))?)?.detach();
@@ -120,7 +126,8 @@ mod tests {
             gradient_scale: 0.5,
         };
         let tensor = |values: &[f32]| Tensor::from_slice(values, values.len(), &Device::Cpu).unwrap();
-        let (one, other) = (Var::from_tensor(&tensor(&values)).unwrap(), Var::from_tensor(&tensor(&values)).unwrap());
+        let (one, other) =
+            (Var::from_tensor(&tensor(&values)).unwrap(), Var::from_tensor(&tensor(&values)).unwrap());
         let (first, second) = (vec![0.1f32; 100], vec![0.2f32; 100]);
         let mut tensors = Moments::Tensors { first: tensor(&first), second: tensor(&second) };
         let mut memory = Moments::Memory { first, second };

@@ -139,9 +139,11 @@ impl TrainerSettings {
         if !self.clip.is_finite() || self.clip < 0.0 {
             return wrong("clip", &self.clip, "use a positive norm, or 0 to clip nothing");
         }
-        for (name, value) in
-            [("batch_size", self.batch_size), ("bucket", self.bucket), ("keep_checkpoints", self.keep_checkpoints)]
-        {
+        for (name, value) in [
+            ("batch_size", self.batch_size),
+            ("bucket", self.bucket),
+            ("keep_checkpoints", self.keep_checkpoints),
+        ] {
             if value == 0 {
                 return wrong(name, &value, "use 1 or more");
             }

@@ -35,10 +35,10 @@ struct Best {
     loss: f64,
 }
 
-struct Run<'a> {
+struct Run<'a, 's> {
     task: &'a dyn Task,
     settings: &'a TrainerSettings,
-    surroundings: Surroundings<'a>,
+    surroundings: Surroundings<'s>,
     batches: Batches,
     /// The epoch at hand and its batches.
     epoch: Option<(usize, Vec<Vec<usize>>)>,
@@ -69,18 +69,22 @@ pub fn train(task: &dyn Task, settings: &TrainerSettings, surroundings: Surround
     run.finish(end)
 }
 
-impl<'a> Run<'a> {
+impl<'a, 's> Run<'a, 's> {
     fn begin(
         task: &'a dyn Task,
         settings: &'a TrainerSettings,
-        surroundings: Surroundings<'a>,
+        surroundings: Surroundings<'s>,
     ) -> Result<Self> {
         let parameters = task.parameters();
         if task.lengths().is_empty() {
-            return Err(Error::Input("there are no training examples; check the stages that make them".into()));
+            return Err(Error::Input(
+                "there are no training examples; check the stages that make them".into(),
+            ));
         }
         if parameters.is_empty() {
-            return Err(Error::Input("the model has nothing that trains; choose full tuning or adapters".into()));
+            return Err(Error::Input(
+                "the model has nothing that trains; choose full tuning or adapters".into(),
+            ));
         }
         let batches = Batches::new(task.lengths(), settings.batch_size, settings.bucket, settings.seed);
         let total = ((settings.epochs * batches.per_epoch() as f64).ceil() as usize).max(1);
@@ -127,7 +131,8 @@ impl<'a> Run<'a> {
             let step = self.state.step;
             let done = step == self.schedule.total_steps;
             let per_epoch = self.batches.per_epoch();
-            let every = if self.settings.evaluate_every == 0 { per_epoch } else { self.settings.evaluate_every };
+            let every =
+                if self.settings.evaluate_every == 0 { per_epoch } else { self.settings.evaluate_every };
             if done || step.is_multiple_of(every) {
                 self.evaluate()?;
             }

@@ -3,7 +3,8 @@
 use anyhow::Result;
 use candle_core::Device;
 use expandr_models::trainable::{
-    AdapterFile, CompletionBatch, Gradients, Keep, Key, LoraSettings, Method, Pass, TrainableDecoder, TrainableOptions,
+    AdapterFile, CompletionBatch, Gradients, Keep, Key, LoraSettings, Method, Pass, TrainableDecoder,
+    TrainableOptions,
 };
 use expandr_training::dpo::{
     CompletionExample, DpoSettings, DpoTask, PreferenceExample, SupervisedSettings, SupervisedTask,
@@ -49,8 +50,10 @@ impl Data {
     }
 
     pub(crate) fn completions(&self) -> Vec<CompletionExample> {
-        let example =
-            |e: &Example| CompletionExample { prompt: e.prompt_ids.clone(), completion: e.chosen_ids.clone() };
+        let example = |e: &Example| CompletionExample {
+            prompt: e.prompt_ids.clone(),
+            completion: e.chosen_ids.clone(),
+        };
         self.examples.iter().map(example).collect()
     }
 }
@@ -70,7 +73,11 @@ pub(crate) fn full(name: &str, plain: bool) -> Result<TrainableDecoder> {
     Ok(TrainableDecoder::load(&fixture(&format!("{name}/model")), &options, &Device::Cpu)?)
 }
 
-pub(crate) fn dpo<'a>(decoder: &'a TrainableDecoder, data: &Data, settings: DpoSettings) -> Result<DpoTask<'a>> {
+pub(crate) fn dpo<'a>(
+    decoder: &'a TrainableDecoder,
+    data: &Data,
+    settings: DpoSettings,
+) -> Result<DpoTask<'a>> {
     let settings = DpoSettings { beta: data.beta, ..settings };
     Ok(DpoTask::new(decoder, settings, data.preferences(), Vec::new(), None, &mut |_, _| ())?)
 }
@@ -101,16 +108,27 @@ fn log_probabilities_with_and_without_an_adapter_are_those_of_transformers() -> 
 
 #[test]
 fn dpo_gradients_are_those_of_trl() -> Result<()> {
-    let variants = [(4, false, false), (4, false, true), (1, false, false), (4, true, false), (3, true, true)];
+    let variants =
+        [(4, false, false), (4, false, true), (1, false, false), (4, true, false), (3, true, true)];
     for (name, (pairs_at_once, plain, checkpoint_activations)) in
         MODELS.iter().flat_map(|name| variants.map(|variant| (*name, variant)))
     {
-        let what = format!("{name}, {pairs_at_once} at once, plain {plain}, checkpoints {checkpoint_activations}");
+        let what =
+            format!("{name}, {pairs_at_once} at once, plain {plain}, checkpoints {checkpoint_activations}");
         let (data, decoder) = (Data::read(name)?, adapted(name, plain)?);
-        let task = dpo(&decoder, &data, DpoSettings { pairs_at_once, checkpoint_activations, ..DpoSettings::default() })?;
+        let task = dpo(
+            &decoder,
+            &data,
+            DpoSettings { pairs_at_once, checkpoint_activations, ..DpoSettings::default() },
+        )?;
         let mut gradients = Gradients::new(decoder.parameters());
         let outcome = task.step(&[0, 1, 2, 3], Key::new(0), &mut gradients)?;
-        assert!((outcome.loss - data.dpo_loss).abs() < 1e-5 * data.dpo_loss, "{what}: {} {}", outcome.loss, data.dpo_loss);
+        assert!(
+            (outcome.loss - data.dpo_loss).abs() < 1e-5 * data.dpo_loss,
+            "{what}: {} {}",
+            outcome.loss,
+            data.dpo_loss
+        );
         let expected = tensors(&format!("{name}/gradients.safetensors"))?;
         compare(&what, decoder.parameters(), &gradients, &expected, "dpo.")?;
         assert!(gradients.check(decoder.parameters())?);
@@ -124,7 +142,9 @@ fn supervised_gradients_of_all_weights_are_those_of_transformers() -> Result<()>
     for (name, (examples_at_once, plain, checkpoint_activations)) in
         MODELS.iter().flat_map(|name| variants.map(|variant| (*name, variant)))
     {
-        let what = format!("{name}, {examples_at_once} at once, plain {plain}, checkpoints {checkpoint_activations}");
+        let what = format!(
+            "{name}, {examples_at_once} at once, plain {plain}, checkpoints {checkpoint_activations}"
+        );
         let (data, decoder) = (Data::read(name)?, full(name, plain)?);
         let settings = SupervisedSettings { examples_at_once, checkpoint_activations };
         let task = SupervisedTask::new(&decoder, settings, data.completions(), Vec::new())?;
@@ -153,7 +173,12 @@ fn twenty_steps_of_supervised_training_are_those_of_pytorch() -> Result<()> {
     for (name, plain) in [("llama", false), ("qwen2", false), ("qwen2", true)] {
         let (data, decoder) = (Data::read(name)?, full(name, plain)?);
         let settings = SupervisedSettings::default();
-        data.supervised_curve.check(&SupervisedTask::new(&decoder, settings, data.completions(), Vec::new())?)?;
+        data.supervised_curve.check(&SupervisedTask::new(
+            &decoder,
+            settings,
+            data.completions(),
+            Vec::new(),
+        )?)?;
     }
     Ok(())
 }
@@ -219,7 +244,9 @@ fn what_cannot_be_computed_is_refused_with_the_remedy() -> Result<()> {
     let decoder = adapted("llama", false)?;
     let mut batch = CompletionBatch::default();
     batch.push(&[1, 2], &[&[3, 999]])?;
-    let refused = |batch: &CompletionBatch| decoder.log_probabilities(batch, Pass::inference()).err().unwrap().to_string();
+    let refused = |batch: &CompletionBatch| {
+        decoder.log_probabilities(batch, Pass::inference()).err().unwrap().to_string()
+    };
     assert!(refused(&batch).contains("no token 999"));
     let mut batch = CompletionBatch::default();
     batch.push(&[1; 100], &[&[1; 100]])?;
@@ -258,7 +285,10 @@ fn a_model_without_adapters_at_first_trains_their_second_matrices_first() -> Res
     let mut gradients = Gradients::new(decoder.parameters());
     let outcome = task.step(&[0, 1], Key::new(0), &mut gradients)?;
     assert!((outcome.loss - 2f64.ln()).abs() < 1e-9, "policy and reference differ: {}", outcome.loss);
-    assert!(!gradients.check(decoder.parameters())?, "A's zero gradient must be excused, and looked at again");
+    assert!(
+        !gradients.check(decoder.parameters())?,
+        "A's zero gradient must be excused, and looked at again"
+    );
     for parameter in decoder.parameters().iter() {
         parameter.value.set(&(parameter.value.as_tensor() + 0.1)?)?;
     }

@@ -84,7 +84,11 @@ fn load(name: &str, method: Method, plain: bool, dropout: f32) -> Result<Trainab
     Ok(TrainableEncoder::load(&checkpoint(name), TextLengths::default(), &options, &Device::Cpu)?)
 }
 
-fn all<'a>(encoder: &'a TrainableEncoder, data: &Data, settings: ContrastiveSettings) -> Result<ContrastiveTask<'a>> {
+fn all<'a>(
+    encoder: &'a TrainableEncoder,
+    data: &Data,
+    settings: ContrastiveSettings,
+) -> Result<ContrastiveTask<'a>> {
     Ok(ContrastiveTask::new(encoder, settings, data.examples(), Vec::new())?)
 }
 
@@ -95,14 +99,17 @@ fn step(task: &ContrastiveTask<'_>, gradients: &mut Gradients) -> Result<f64> {
 
 #[test]
 fn gradients_of_all_weights_are_those_of_transformers() -> Result<()> {
-    let variants = [(64, false, false), (64, false, true), (3, false, false), (64, true, false), (2, true, true)];
+    let variants =
+        [(64, false, false), (64, false, true), (3, false, false), (64, true, false), (2, true, true)];
     for (name, (chunk, plain, checkpoint_activations)) in
         ENCODERS.iter().flat_map(|name| variants.map(|variant| (*name, variant)))
     {
         let (data, encoder) = (Data::read(name)?, load(name, Method::Full, plain, 0.0)?);
         let expected = tensors(&format!("encoders/{name}.safetensors"))?;
         for (index, expected_loss) in data.losses.iter().enumerate() {
-            let what = format!("{name}, setting {index}, chunk {chunk}, plain {plain}, checkpoints {checkpoint_activations}");
+            let what = format!(
+                "{name}, setting {index}, chunk {chunk}, plain {plain}, checkpoints {checkpoint_activations}"
+            );
             let settings = ContrastiveSettings { chunk, checkpoint_activations, ..data.settings(index) };
             let task = all(&encoder, &data, settings)?;
             let mut gradients = Gradients::new(encoder.parameters());
@@ -121,9 +128,9 @@ fn gradients_of_adapters_are_those_of_peft() -> Result<()> {
         let data = Data::read(name)?;
         let encoder = load(name, data.lora(0.0), plain, 0.0)?;
         let expected = tensors(&format!("encoders/{name}.safetensors"))?;
-        let values = expected.iter().filter_map(|(name, value)| {
-            Some((name.strip_prefix("value.")?.to_owned(), value.clone()))
-        });
+        let values = expected
+            .iter()
+            .filter_map(|(name, value)| Some((name.strip_prefix("value.")?.to_owned(), value.clone())));
         encoder.parameters().set(&values.collect())?;
         let mut gradients = Gradients::new(encoder.parameters());
         let loss = step(&all(&encoder, &data, data.settings(0))?, &mut gradients)?;
@@ -202,7 +209,10 @@ fn dropout_is_the_same_in_both_ways_of_computing_and_when_computed_again() -> Re
         let mut none = Gradients::new(without.parameters());
         step(&task, &mut none)?;
         if matches!(method, Method::Full) {
-            assert!(relative(&gradients(false, 64, false)?, &flat(&without, &none)?)? > 0.05, "dropout does nothing");
+            assert!(
+                relative(&gradients(false, 64, false)?, &flat(&without, &none)?)? > 0.05,
+                "dropout does nothing"
+            );
         }
     }
     Ok(())

@@ -3,8 +3,8 @@
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use expandr_models::trainable::{
-    ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterFile, AdapterTask, CompletionBatch, Method, Pass, TextBatch, TextLengths,
-    TrainableDecoder, TrainableEncoder, TrainableOptions, merge_adapter, truncate_layers,
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterFile, AdapterTask, CompletionBatch, Method, Pass, TextBatch,
+    TextLengths, TrainableDecoder, TrainableEncoder, TrainableOptions, merge_adapter, truncate_layers,
 };
 use expandr_models::{Encoder, Priority, TextKind, encoder};
 
@@ -58,7 +58,10 @@ fn an_adapter_that_is_written_and_read_is_the_same() -> Result<()> {
         written.write(&target)?;
         written.write(&target)?; // replaces
         let again = AdapterFile::read(&target)?;
-        assert_eq!((&again.settings, again.task, again.base.as_str()), (&adapter.settings, adapter.task, "a base model"));
+        assert_eq!(
+            (&again.settings, again.task, again.base.as_str()),
+            (&adapter.settings, adapter.task, "a base model")
+        );
         assert_eq!(again.tensors.len(), adapter.tensors.len());
         for (name, tensor) in &adapter.tensors {
             assert_eq!(again.tensors[name].to_vec2::<f32>()?, tensor.to_vec2::<f32>()?);
@@ -124,7 +127,12 @@ fn a_saved_encoder_serves_what_was_trained() -> Result<()> {
         ["bert-cls-prefixes", "bert-mean-f16-gelu-new", "bert-plain-bf16-sharded", "roberta", "distilbert"]
     {
         let source = checkpoint(name);
-        let encoder = TrainableEncoder::load(&source, TextLengths::default(), &TrainableOptions::default(), &Device::Cpu)?;
+        let encoder = TrainableEncoder::load(
+            &source,
+            TextLengths::default(),
+            &TrainableOptions::default(),
+            &Device::Cpu,
+        )?;
         for (found, expected) in trained(&encoder)?.iter().zip(served(&source)?) {
             assert_close(found, &expected);
         }
@@ -154,8 +162,10 @@ fn a_merged_encoder_serves_what_its_adapter_learnt() -> Result<()> {
             target_modules: vec!["all-linear".into()],
             rank_stabilised: true,
         };
-        let options = TrainableOptions { method: Method::Lora(settings.clone()), ..TrainableOptions::default() };
-        let encoder = TrainableEncoder::load(&checkpoint(name), TextLengths::default(), &options, &Device::Cpu)?;
+        let options =
+            TrainableOptions { method: Method::Lora(settings.clone()), ..TrainableOptions::default() };
+        let encoder =
+            TrainableEncoder::load(&checkpoint(name), TextLengths::default(), &options, &Device::Cpu)?;
         for parameter in encoder.parameters().iter() {
             parameter.value.set(&(parameter.value.as_tensor() + 0.02)?)?;
         }
@@ -180,7 +190,12 @@ fn a_checkpoint_can_be_cut_to_its_first_layers() -> Result<()> {
     for name in ["bert-plain-bf16-sharded", "distilbert"] {
         let target = folder.path().join(name);
         truncate_layers(&checkpoint(name), &target, 1)?;
-        let encoder = TrainableEncoder::load(&target, TextLengths::default(), &TrainableOptions::default(), &Device::Cpu)?;
+        let encoder = TrainableEncoder::load(
+            &target,
+            TextLengths::default(),
+            &TrainableOptions::default(),
+            &Device::Cpu,
+        )?;
         let layers = encoder.parameters().iter().filter(|p| p.name.contains("layer.1.")).count();
         assert_eq!(layers, 0);
         for (found, expected) in served(&target)?.iter().zip(trained(&encoder)?) {

@@ -53,7 +53,8 @@ fn go_on(
 ) -> Result<Summary> {
     let data = Data::read("llama")?;
     let dev = data.preferences()[..3].to_vec();
-    let task = DpoTask::new(decoder, DpoSettings::default(), data.preferences(), dev, folder, &mut |_, _| ())?;
+    let task =
+        DpoTask::new(decoder, DpoSettings::default(), data.preferences(), dev, folder, &mut |_, _| ())?;
     let checkpoints = folder.map(|folder| folder.join("checkpoints"));
     Ok(train(&task, settings, Surroundings { folder: checkpoints.as_deref(), stop, tell })?)
 }
@@ -152,7 +153,8 @@ fn checkpoints_are_few_and_those_of_another_training_are_refused() -> Result<()>
     names.sort();
     assert_eq!(names, ["best", "step-00000010", "step-00000012"]);
     let other = TrainerSettings { learning_rate: 2e-2, ..settings() };
-    let error = go_on(&decoder()?, Some(folder.path()), &other, &StopSignal::default(), &mut |_| ()).unwrap_err();
+    let error =
+        go_on(&decoder()?, Some(folder.path()), &other, &StopSignal::default(), &mut |_| ()).unwrap_err();
     assert!(error.to_string().contains("other settings"), "{error}");
     // How often checkpoints are written doesn't change the outcome.
     let other = TrainerSettings { checkpoint_every: 5, ..settings() };
@@ -160,7 +162,8 @@ fn checkpoints_are_few_and_those_of_another_training_are_refused() -> Result<()>
 
     let state = folder.path().join("checkpoints/step-00000012/state.json");
     fs_err::write(&state, "{")?;
-    let error = go_on(&decoder()?, Some(folder.path()), &settings(), &StopSignal::default(), &mut |_| ()).unwrap_err();
+    let error = go_on(&decoder()?, Some(folder.path()), &settings(), &StopSignal::default(), &mut |_| ())
+        .unwrap_err();
     assert!(error.to_string().contains("remove it"), "{error}");
     Ok(())
 }

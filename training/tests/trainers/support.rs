@@ -67,7 +67,11 @@ impl Curve {
             let step = report.step;
             // Rounding grows from step to step; a wrong decay, clip or schedule shows in the first few.
             let tolerance = if step <= 10 { 1e-4 } else { 2e-3 };
-            assert!((report.loss - loss).abs() < tolerance * loss.abs().max(0.1), "step {step}: {} {loss}", report.loss);
+            assert!(
+                (report.loss - loss).abs() < tolerance * loss.abs().max(0.1),
+                "step {step}: {} {loss}",
+                report.loss
+            );
             let difference = (report.gradient_norm - norm).abs();
             assert!(difference < 5.0 * tolerance * norm, "step {step}: norm {} {norm}", report.gradient_norm);
         }
@@ -100,7 +104,9 @@ pub(crate) fn compare(
 ) -> Result<()> {
     let count = expected.keys().filter(|name| name.starts_with(prefix)).count();
     assert_eq!(parameters.len(), count, "{what}: number of parameters");
-    let norm = |tensor: &Tensor| -> Result<f64> { Ok(f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt()) };
+    let norm = |tensor: &Tensor| -> Result<f64> {
+        Ok(f64::from(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt())
+    };
     let mut largest = 0.0f64;
     for (name, tensor) in expected {
         if name.starts_with(prefix) {
@@ -109,11 +115,16 @@ pub(crate) fn compare(
     }
     for (index, parameter) in parameters.iter().enumerate() {
         let name = &parameter.name;
-        let expected = &expected.get(&format!("{prefix}{name}")).with_context(|| format!("{what}: no {name}"))?;
+        let expected =
+            &expected.get(&format!("{prefix}{name}")).with_context(|| format!("{what}: no {name}"))?;
         let found = gradients.to_tensor(index)?.with_context(|| format!("{what}: {name} has no gradient"))?;
         let (difference, size) = (norm(&(&found - *expected)?)?, norm(expected)?);
         let size = if size < 1e-5 * largest { largest } else { size };
-        assert!(difference <= TOLERANCE * size, "{what}: {name} differs by {} of its norm", difference / size);
+        assert!(
+            difference <= TOLERANCE * size,
+            "{what}: {name} differs by {} of its norm",
+            difference / size
+        );
     }
     Ok(())
 }

@@ -98,7 +98,10 @@ impl Bert {
             return Err(Error::Input("the forward pass kept nothing for a backward pass".into()));
         };
         if vectors.len() != packed.groups.len() * hidden {
-            return Err(Error::Input(format!("a gradient of {} numbers fits no batch of this size", vectors.len())));
+            return Err(Error::Input(format!(
+                "a gradient of {} numbers fits no batch of this size",
+                vectors.len()
+            )));
         }
         let mut gradient = memory.take(packed.rows() * hidden);
         unpool(&packed, vectors, &mut gradient, hidden, pooling);
@@ -110,8 +113,16 @@ impl Bert {
                 None => self.forward_layer(layer, &packed, &input, context)?.1,
             };
             let wanted = index > 0 || self.words.trains.is_some();
-            gradient =
-                self.backward_layer(layer, &packed, &input, activations, gradient, wanted, context, gradients)?;
+            gradient = self.backward_layer(
+                layer,
+                &packed,
+                &input,
+                activations,
+                gradient,
+                wanted,
+                context,
+                gradients,
+            )?;
         }
         if self.words.trains.is_some() {
             self.embeddings_backward(&packed, pass, gradient, &embedding_sums, gradients)?;
@@ -260,8 +271,7 @@ impl Bert {
         layer.output.backward(&kept.context, d_output, Some((&mut d_context, false)), context, gradients)?;
         let [mut d_query, mut d_key, mut d_value] = [(); 3].map(|()| memory.take(input.len()));
         let biases = [layer.query.bias()?, layer.key.bias()?, layer.value.bias()?];
-        let inputs =
-            projections([&kept.query, &kept.key, &kept.value], [&biases[0], &biases[1], &biases[2]]);
+        let inputs = projections([&kept.query, &kept.key, &kept.value], [&biases[0], &biases[1], &biases[2]]);
         let outputs = [&mut *d_query, &mut *d_key, &mut *d_value];
         self.attention(packed, context).backward(&d_context, inputs, outputs, memory);
         for (linear, d_output) in [(&layer.query, d_query), (&layer.key, d_key), (&layer.value, d_value)] {

@@ -3,7 +3,7 @@
 use candle_core::Device;
 use serde::Deserialize;
 
-use super::{Bert, Layer, Method, TrainableOptions};
+use super::{Bert, Layer, TrainableOptions};
 use crate::{
     Result,
     encoder::{
@@ -65,12 +65,19 @@ pub(super) fn read(
     Ok((bert, loader.finish()?))
 }
 
-fn layer(loader: &mut Loader<'_>, config: &BertConfig, prefix: &str, module: &str, names: &Names) -> Result<Layer> {
+fn layer(
+    loader: &mut Loader<'_>,
+    config: &BertConfig,
+    prefix: &str,
+    module: &str,
+    names: &Names,
+) -> Result<Layer> {
     let (hidden, wide) = (config.hidden_size, config.intermediate_size);
-    let mut linear = |part: &str, outputs: usize, inputs: usize, bias_gradient: ZeroGradient| -> Result<Linear> {
-        let module = format!("{module}{part}");
-        loader.linear(&format!("{prefix}{module}"), &module, [outputs, inputs], true, bias_gradient)
-    };
+    let mut linear =
+        |part: &str, outputs: usize, inputs: usize, bias_gradient: ZeroGradient| -> Result<Linear> {
+            let module = format!("{module}{part}");
+            loader.linear(&format!("{prefix}{module}"), &module, [outputs, inputs], true, bias_gradient)
+        };
     let never = ZeroGradient::Never;
     let query = linear(names.query, hidden, hidden, never)?;
     let key = linear(names.key, hidden, hidden, ZeroGradient::Always)?;

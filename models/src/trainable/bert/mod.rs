@@ -14,7 +14,7 @@ use super::{
     Gradients, Parameters,
     cpu::memory::Memory,
     modules::{Linear, Norm, Weight},
-    options::{Method, Pass, TrainableOptions},
+    options::{Pass, TrainableOptions},
     packing::{Packed, TextBatch},
     save,
 };
@@ -88,7 +88,12 @@ impl TrainableEncoder {
     ///
     /// # Errors
     /// When the folder is no checkpoint of a supported architecture, or the options don't fit model or device.
-    pub fn load(folder: &Path, lengths: TextLengths, options: &TrainableOptions, device: &Device) -> Result<Self> {
+    pub fn load(
+        folder: &Path,
+        lengths: TextLengths,
+        options: &TrainableOptions,
+        device: &Device,
+    ) -> Result<Self> {
         let mut checkpoint = Checkpoint::read(folder)?;
         let id = checkpoint.id()?;
         let longest = checkpoint.settings.max_length;

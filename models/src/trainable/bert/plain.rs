@@ -34,7 +34,12 @@ pub(super) struct Tape {
 
 impl Bert {
     /// The pooled vectors, texts × hidden, f32.
-    pub(super) fn embed_plain(&self, packed: &Packed, pooling: Pooling, pass: Pass) -> Result<(Tensor, Tape)> {
+    pub(super) fn embed_plain(
+        &self,
+        packed: &Packed,
+        pooling: Pooling,
+        pass: Pass,
+    ) -> Result<(Tensor, Tape)> {
         let device = self.words.tensor.device();
         let embeddings = self.embeddings_plain(packed, pass)?;
         let padded = Padded::new(packed, false, device)?;
@@ -85,7 +90,8 @@ impl Bert {
         let heads = Heads { queries: config.heads, keys: config.heads, width };
         let project = |part| padded.spread(&linear(input, part, pass)?, config.heads, width);
         let (query, key, value) = (project(&layer.query)?, project(&layer.key)?, project(&layer.value)?);
-        let context = padded.attend([&query, &key, &value], heads, pass, (ATTENTION, self.attention_dropout))?;
+        let context =
+            padded.attend([&query, &key, &value], heads, pass, (ATTENTION, self.attention_dropout))?;
         let output = linear(&context, &layer.output, pass)?;
         let output = dropout(&output, pass, AFTER_ATTENTION, self.hidden_dropout)?;
         let middle = layer_norm(&(output + input)?, &layer.attention_norm, config.layer_norm_epsilon)?;

@@ -203,7 +203,12 @@ mod tests {
         activate_backward(&mut gradient, &x, &bias, activation);
         for i in 0..x.len() {
             let numeric = (above[i] - below[i]) / step;
-            assert!((gradient[i] - numeric).abs() < 1e-3, "{activation:?} at {}: {} {numeric}", x[i], gradient[i]);
+            assert!(
+                (gradient[i] - numeric).abs() < 1e-3,
+                "{activation:?} at {}: {} {numeric}",
+                x[i],
+                gradient[i]
+            );
         }
     }
 

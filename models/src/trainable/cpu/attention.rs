@@ -139,15 +139,24 @@ impl Attention<'_> {
             let units = &units[group.start * block * self.kv_heads..][..rows * block * self.kv_heads];
             for (kv_head, unit) in units.chunks_exact(rows * block).enumerate() {
                 for (out, values) in out.chunks_exact_mut(row).zip(unit.chunks_exact(block)) {
-                    out[kv_head * (to - from)..(kv_head + 1) * (to - from)].copy_from_slice(&values[from..to]);
+                    out[kv_head * (to - from)..(kv_head + 1) * (to - from)]
+                        .copy_from_slice(&values[from..to]);
                 }
             }
         });
     }
 
-    fn forward_unit(&self, unit: Unit<'_>, inputs: Projections<'_>, out: &mut [f32], workspace: &mut Workspace) {
+    fn forward_unit(
+        &self,
+        unit: Unit<'_>,
+        inputs: Projections<'_>,
+        out: &mut [f32],
+        workspace: &mut Workspace,
+    ) {
         let (width, sharing) = (self.width, self.sharing());
-        let Workspace { keys, values, queries, segment_keys, segment_values, weights, dropped, outputs, .. } = workspace;
+        let Workspace {
+            keys, values, queries, segment_keys, segment_values, weights, dropped, outputs, ..
+        } = workspace;
         let rows = unit.group.rows();
         let keys = self.gather_keys(unit, inputs, keys.get(rows * width));
         let values = self.gather_values(unit, inputs, values.get(rows * width));
@@ -178,7 +187,8 @@ impl Attention<'_> {
     ) {
         let (width, sharing) = (self.width, self.sharing());
         let rows = unit.group.rows();
-        let Workspace { keys, values, queries, segment_keys, segment_values, weights, dropped, .. } = workspace;
+        let Workspace { keys, values, queries, segment_keys, segment_values, weights, dropped, .. } =
+            workspace;
         let Workspace { gradients, d_weights, d_queries, d_segment, d_keys, d_values, .. } = workspace;
         let keys = self.gather_keys(unit, inputs, keys.get(rows * width));
         let values = self.gather_values(unit, inputs, values.get(rows * width));
@@ -243,7 +253,12 @@ impl Attention<'_> {
         out
     }
 
-    fn gather_values<'b>(&self, unit: Unit<'_>, inputs: Projections<'_>, out: &'b mut [f32]) -> &'b mut [f32] {
+    fn gather_values<'b>(
+        &self,
+        unit: Unit<'_>,
+        inputs: Projections<'_>,
+        out: &'b mut [f32],
+    ) -> &'b mut [f32] {
         let row_width = self.kv_heads * self.width;
         for (row, out) in out.chunks_exact_mut(self.width).enumerate() {
             gather(out, inputs.value, (unit.group.start + row) * row_width, unit.kv_head * self.width);

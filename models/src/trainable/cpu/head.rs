@@ -109,7 +109,8 @@ mod tests {
         let weight: Vec<f32> = (0..vocabulary * width).map(|i| number(i + 50)).collect();
         let targets = [4u32, 0];
         let memory = Memory::default();
-        let find = |hidden: &[f32], weight: &[f32]| log_probabilities(hidden, weight, &targets, None, &memory);
+        let find =
+            |hidden: &[f32], weight: &[f32]| log_probabilities(hidden, weight, &targets, None, &memory);
         let mut slopes = vec![0.0; hidden.len()];
         let found = log_probabilities(&hidden, &weight, &targets, Some(&mut slopes), &memory);
         assert_eq!(found.len(), 2);

@@ -142,7 +142,12 @@ pub(crate) fn layer_norm(
 
 /// From the gradient of a layer norm's output to that of its input (`sums`), in place. The gradient of the weight comes
 /// back, followed by that of the shift.
-pub(crate) fn layer_norm_backward(gradient: &mut [f32], sums: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
+pub(crate) fn layer_norm_backward(
+    gradient: &mut [f32],
+    sums: &[f32],
+    weight: &[f32],
+    epsilon: f32,
+) -> Vec<f32> {
     let width = weight.len();
     over_rows_summing(gradient, width, 2 * width, |first, block, parameters| {
         let sums = part(sums, width, first, block.len() / width);

@@ -10,7 +10,14 @@ pub(crate) fn forward(out: &mut [f32], add: bool, x: &[f32], weight: &[f32], out
 }
 
 /// The gradient of the input: dx = scale · dy · weight, added when `add` is set: `rows × inputs`.
-pub(crate) fn input_gradient(dx: &mut [f32], add: bool, dy: &[f32], weight: &[f32], outputs: usize, scale: f32) {
+pub(crate) fn input_gradient(
+    dx: &mut [f32],
+    add: bool,
+    dy: &[f32],
+    weight: &[f32],
+    outputs: usize,
+    scale: f32,
+) {
     let inputs = weight.len() / outputs;
     let dy = Matrix::new(dy, dy.len() / outputs, outputs);
     multiply_scaled(dx, add, dy, Matrix::new(weight, outputs, inputs), scale, threads());

@@ -121,8 +121,16 @@ impl Network {
             };
             let wanted = index > 0 || self.words.trains.is_some();
             let attention = self.attention(packed, &rotary);
-            gradient =
-                self.backward_layer(layer, attention, &input, activations, gradient, wanted, context, gradients)?;
+            gradient = self.backward_layer(
+                layer,
+                attention,
+                &input,
+                activations,
+                gradient,
+                wanted,
+                context,
+                gradients,
+            )?;
         }
         if let Some(index) = self.words.trains {
             let hidden = self.config.hidden;

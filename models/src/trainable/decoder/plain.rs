@@ -120,7 +120,8 @@ impl Network {
     fn head_plain(&self, states: &Tensor, places: &[u32], targets: &[u32]) -> Result<Tensor> {
         let device = states.device();
         let places = Tensor::from_slice(places, places.len(), device)?;
-        let states = rms_norm(&states.index_select(&places, 0)?, &self.norm, f64::from(self.config.norm_epsilon))?;
+        let states =
+            rms_norm(&states.index_select(&places, 0)?, &self.norm, f64::from(self.config.norm_epsilon))?;
         let logits = product(&states, &self.head)?.to_dtype(DType::F32)?;
         let targets = Tensor::from_slice(targets, (targets.len(), 1), device)?;
         Ok(candle_nn::ops::log_softmax(&logits, D::Minus1)?.gather(&targets, 1)?.squeeze(1)?)

@@ -21,10 +21,11 @@ impl DecoderText {
     pub fn read(folder: &Path) -> Result<Self> {
         let config = DecoderConfig::read(folder)?;
         let text = Text::read(folder, &config)?;
-        let end = text.end_token().or(config.end_tokens.first().copied()).ok_or_else(|| Error::Checkpoint {
-            path: folder.to_path_buf(),
-            detail: "no token ends the model's turn; name an eos_token in tokenizer_config.json".into(),
-        })?;
+        let end =
+            text.end_token().or(config.end_tokens.first().copied()).ok_or_else(|| Error::Checkpoint {
+                path: folder.to_path_buf(),
+                detail: "no token ends the model's turn; name an eos_token in tokenizer_config.json".into(),
+            })?;
         Ok(Self { text, end })
     }
 

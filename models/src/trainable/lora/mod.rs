@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     merge::merge_adapter,
-    peft::{AdapterFile, AdapterTask, ADAPTER_CONFIG, ADAPTER_WEIGHTS},
+    peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterFile, AdapterTask},
 };
 use crate::{Error, Result};
 
@@ -49,13 +49,18 @@ impl LoraSettings {
             return wrong("a LoRA rank of 0 trains nothing; use 4 to 64".into());
         }
         if !self.alpha.is_finite() || self.alpha <= 0.0 {
-            return wrong(format!("a LoRA alpha of {} scales the update away; use a positive number", self.alpha));
+            return wrong(format!(
+                "a LoRA alpha of {} scales the update away; use a positive number",
+                self.alpha
+            ));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return wrong(format!("a LoRA dropout of {} is no share; use 0 to below 1", self.dropout));
         }
         if self.target_modules.is_empty() {
-            return wrong("no target_modules are given, so nothing would train; use e.g. q_proj and v_proj".into());
+            return wrong(
+                "no target_modules are given, so nothing would train; use e.g. q_proj and v_proj".into(),
+            );
         }
         Ok(())
     }
@@ -64,7 +69,9 @@ impl LoraSettings {
     pub(super) fn target_of(&self, module: &str) -> Option<usize> {
         self.target_modules.iter().position(|target| {
             target == "all-linear"
-                || module.strip_suffix(target.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+                || module
+                    .strip_suffix(target.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         })
     }
 

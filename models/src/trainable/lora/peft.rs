@@ -47,10 +47,16 @@ impl AdapterFile {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn of(parameters: &Parameters, settings: &LoraSettings, task: AdapterTask, base: &str) -> Result<Self> {
+    pub fn of(
+        parameters: &Parameters,
+        settings: &LoraSettings,
+        task: AdapterTask,
+        base: &str,
+    ) -> Result<Self> {
         let mut tensors = HashMap::new();
         for parameter in parameters.iter() {
-            tensors.insert(parameter.name.clone(), parameter.value.as_tensor().to_device(&Device::Cpu)?.copy()?);
+            tensors
+                .insert(parameter.name.clone(), parameter.value.as_tensor().to_device(&Device::Cpu)?.copy()?);
         }
         Ok(Self { settings: settings.clone(), task, base: base.to_owned(), tensors })
     }
@@ -114,7 +120,10 @@ impl AdapterFile {
         let number = |key: &str| config.get(key).and_then(Value::as_f64);
         let rank = number("r").filter(|rank| *rank >= 1.0).map(|rank| rank as usize);
         let (Some(rank), Some(alpha)) = (rank, number("lora_alpha")) else {
-            return Err(checkpoint_error(&path, "`r` or `lora_alpha` is missing; save the adapter again".into()));
+            return Err(checkpoint_error(
+                &path,
+                "`r` or `lora_alpha` is missing; save the adapter again".into(),
+            ));
         };
         let settings = LoraSettings {
             rank,
@@ -130,7 +139,8 @@ impl AdapterFile {
             Some("CAUSAL_LM") => AdapterTask::CausalLm,
             _ => AdapterTask::FeatureExtraction,
         };
-        let base = config.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let base =
+            config.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default().to_owned();
         Ok(Self { settings, task, base, tensors })
     }
 
@@ -157,11 +167,13 @@ fn wrong_shape(name: &str, tensor: &Tensor, rank: usize) -> bool {
 /// The targets as given, or every module by its whole name where they were given as a pattern.
 fn targets(config: &Map<String, Value>, tensors: &HashMap<String, Tensor>) -> Vec<String> {
     if let Some(Value::Array(names)) = config.get("target_modules") {
-        let mut names: Vec<String> = names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
+        let mut names: Vec<String> =
+            names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
         names.sort();
         return names;
     }
-    let mut names: Vec<String> = tensors.keys().filter_map(|name| modules_of(name).map(str::to_owned)).collect();
+    let mut names: Vec<String> =
+        tensors.keys().filter_map(|name| modules_of(name).map(str::to_owned)).collect();
     names.sort();
     names.dedup();
     names
@@ -182,11 +194,27 @@ fn refuse_other_kinds(config: &Map<String, Value>) -> std::result::Result<(), St
         return Err("adapters that train biases are not supported; train with bias: none".into());
     }
     let others = [
-        "use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform", "fan_in_fan_out",
-        "exclude_modules", "target_parameters", "trainable_token_indices", "layer_replication", "lora_bias",
+        "use_dora",
+        "modules_to_save",
+        "rank_pattern",
+        "alpha_pattern",
+        "layers_to_transform",
+        "fan_in_fan_out",
+        "exclude_modules",
+        "target_parameters",
+        "trainable_token_indices",
+        "layer_replication",
+        "lora_bias",
+        "alora_invocation_tokens",
+        "arrow_config",
+        "kasa_config",
+        "use_bdlora",
+        "use_qalora",
     ];
     match others.into_iter().find(|key| config.get(*key).is_some_and(|value| !empty(value))) {
-        Some(key) => Err(format!("`{key}` is not supported; train a plain LoRA adapter, or merge it with PEFT")),
+        Some(key) => {
+            Err(format!("`{key}` is not supported; train a plain LoRA adapter, or merge it with PEFT"))
+        }
         None => Ok(()),
     }
 }

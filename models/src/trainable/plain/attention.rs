@@ -126,7 +126,9 @@ impl Padded {
                     for (column, factor) in out[..segment.prefix].iter_mut().enumerate() {
                         *factor = mask.factor(column);
                     }
-                    for (column, factor) in out[segment.start..segment.start + segment.rows].iter_mut().enumerate() {
+                    for (column, factor) in
+                        out[segment.start..segment.start + segment.rows].iter_mut().enumerate()
+                    {
                         *factor = mask.factor(segment.prefix + column);
                     }
                 }

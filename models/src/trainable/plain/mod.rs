@@ -34,7 +34,12 @@ impl Graph {
     }
 
     /// The gradient of the input, from that of the output; those of parameters are added to `gradients`.
-    pub(super) fn backward(self, output: &Tensor, parameters: &Parameters, gradients: &mut Gradients) -> Result<Tensor> {
+    pub(super) fn backward(
+        self,
+        output: &Tensor,
+        parameters: &Parameters,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor> {
         let store = product(&self.output, output)?.backward()?;
         collect(&store, parameters, gradients)?;
         store.get(self.input.as_tensor()).cloned().ok_or_else(|| Error::Engine {

@@ -20,7 +20,12 @@ struct FrozenProduct {
 }
 
 impl FrozenProduct {
-    fn multiply<S: BackendStorage>(&self, x: &S, layout: &Layout, weight: &S) -> candle_core::Result<(S, Shape)> {
+    fn multiply<S: BackendStorage>(
+        &self,
+        x: &S,
+        layout: &Layout,
+        weight: &S,
+    ) -> candle_core::Result<(S, Shape)> {
         let (outputs, inputs) = self.weight.dims2()?;
         let rows = layout.shape().elem_count() / inputs;
         let x_layout = Layout::contiguous_with_offset((rows, inputs), layout.start_offset());
