@@ -6,6 +6,7 @@
 //!
 //! - [`encoder`]: the seam, checkpoint layout, pooling, the packed BERT, the batching thread.
 //! - [`expander`]: the seam, mistralrs in process, any OpenAI-compatible server, prompts and clean-up.
+//! - [`trainable`]: the same architectures with gradients, for training; adapters.
 //! - [`weights`]: where checkpoints come from: pulling, verifying, converting, resolving names to folders.
 //! - [`device`]: the choice between CPU, CUDA and Metal.
 //! - `testing`: small deterministic doubles of both seams (feature `testing`).
@@ -19,6 +20,7 @@ pub mod expander;
 mod folder;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod trainable;
 pub mod weights;
 
 pub use device::DeviceChoice;

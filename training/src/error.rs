@@ -22,6 +22,18 @@ pub enum Error {
     /// A file can't be read, is not UTF-8, or is not a test collection.
     #[error(transparent)]
     Data(#[from] expandr_evaluation::Error),
+    /// A language model or an encoder failed.
+    #[error(transparent)]
+    Models(#[from] expandr_models::Error),
+    /// A training run can't begin or go on: its checkpoint is another run's, its loss is not a number, ….
+    #[error("training: {0}")]
+    Training(String),
+    /// A file could not be read or written (the message names its path).
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
 }
 
 impl Error {

@@ -7,11 +7,20 @@
 //! - [`pairs`]: reading pairs from several sources; what is dropped, and how much of it.
 //! - [`split`]: a seeded split into training and development pairs by query.
 //! - [`reward`]: the paper's reward and the choice of a preference pair (Eq. 11, 13, 14, 16).
+//! - [`trainer`]: the loop of every training, with its checkpoints; [`optim`] and [`schedule`]: how weights are moved.
+//! - [`dpo`]: preferences and passages to a language model (Eq. 17); [`contrastive`]: averaged vectors to an encoder
+//!   (Eq. 8, 9).
 
+mod checkpoint;
+pub mod contrastive;
+pub mod dpo;
 mod error;
+pub mod optim;
 pub mod pairs;
 pub mod reward;
+pub mod schedule;
 pub mod split;
+pub mod trainer;
 
 pub use error::{Error, Result};
 pub use pairs::{HeldOut, Pair, PairReader, Source, SourceCounts};

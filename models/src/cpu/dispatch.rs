@@ -85,6 +85,21 @@ impl<'a> Matrix<'a> {
 /// # Panics
 /// When the shapes don't fit together or a slice is too short for its shape: a mistake in this module's callers.
 pub(crate) fn multiply(out: &mut [f32], left: Matrix<'_>, right: Matrix<'_>, threads: usize) {
+    multiply_scaled(out, false, left, right, 1.0, threads);
+}
+
+/// `out = scale · left · right`, added to what `out` holds when `add` is set; otherwise as [`multiply`].
+///
+/// # Panics
+/// As [`multiply`].
+pub(crate) fn multiply_scaled(
+    out: &mut [f32],
+    add: bool,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    scale: f32,
+    threads: usize,
+) {
     assert_eq!(left.columns, right.rows, "inner dimensions differ");
     assert_eq!(out.len(), left.rows * right.columns, "the output has another shape");
     assert!(
@@ -92,10 +107,10 @@ pub(crate) fn multiply(out: &mut [f32], left: Matrix<'_>, right: Matrix<'_>, thr
         "a matrix is outside its slice"
     );
     let parallelism = if threads > 1 { gemm::Parallelism::Rayon(threads) } else { gemm::Parallelism::None };
-    // SAFETY: gemm reads element (i, j) of both operands and writes element (i, j) of `out` and touches nothing
-    // else; the assertions above put all of them inside their slices. `out` is borrowed mutably, so it overlaps
-    // neither operand. `read_dst` is false: what `out` held doesn't matter. Slices are at most isize::MAX bytes
-    // long, so the strides of non-empty matrices fit an isize.
+    // SAFETY: gemm reads element (i, j) of both operands, reads (when `add` is set) and writes element (i, j) of `out`,
+    // and touches nothing else; the assertions above put all of them inside their slices. `out` is borrowed mutably, so
+    // it overlaps neither operand. Slices are at most isize::MAX bytes long, so the strides of non-empty matrices fit
+    // an isize.
     unsafe {
         gemm::gemm(
             left.rows,
@@ -104,15 +119,15 @@ pub(crate) fn multiply(out: &mut [f32], left: Matrix<'_>, right: Matrix<'_>, thr
             out.as_mut_ptr(),
             1,
             right.columns as isize,
-            false,
+            add,
             left.data.as_ptr(),
             left.column_stride as isize,
             left.row_stride as isize,
             right.data.as_ptr(),
             right.column_stride as isize,
             right.row_stride as isize,
-            0.0f32,
             1.0f32,
+            scale,
             false,
             false,
             false,
@@ -134,6 +149,14 @@ mod tests {
             multiply(&mut out, Matrix::new(&left, 2, 3), Matrix::new(&right, 2, 3).transposed(), threads);
             assert_eq!(out, [7.0, 6.0, 16.0, 15.0]);
         }
+    }
+
+    #[test]
+    fn adds_a_scaled_product() {
+        let (left, right) = ([1.0, 2.0], [3.0, 4.0]);
+        let mut out = [10.0, 20.0, 30.0, 40.0];
+        multiply_scaled(&mut out, true, Matrix::new(&left, 2, 1), Matrix::new(&right, 1, 2), 0.5, 1);
+        assert_eq!(out, [11.5, 22.0, 33.0, 44.0]);
     }
 
     #[test]

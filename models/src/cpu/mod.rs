@@ -18,7 +18,7 @@ mod team;
 
 pub use self::storage::Precision;
 pub(crate) use self::{
-    dispatch::{Kernel, Matrix, dispatch, multiply},
+    dispatch::{Kernel, Matrix, dispatch, multiply, multiply_scaled},
     math::{exp, maximum, sum, sum_of_squares},
     panels::{Panels, Store, Tiles, product},
     simd::{Instructions, WIDTH, accumulate},

@@ -104,6 +104,11 @@ impl ChatTemplate {
             .map_err(|error| Error::Input(format!("the model's chat template refuses the prompt: {error:#}")))
     }
 
+    /// The text of the token with which the model ends its turn.
+    pub(super) fn end_token(&self) -> Option<&str> {
+        self.special.eos.as_deref()
+    }
+
     fn try_render(&self, message: &str) -> std::result::Result<String, minijinja::Error> {
         self.environment.get_template(NAME)?.render(context! {
             messages => [context! { role => "user", content => message }],

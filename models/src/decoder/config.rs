@@ -11,7 +11,7 @@ use crate::{
 
 /// The architectures that this decoder runs. The one place where `model_type` is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
+pub(crate) enum Family {
     /// `llama`.
     Llama,
     /// `qwen2`: the same layers, with biases on queries, keys and values.
@@ -20,34 +20,34 @@ pub(super) enum Family {
 
 /// The sizes of a decoder.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct DecoderConfig {
-    pub(super) family: Family,
-    pub(super) vocabulary: usize,
-    pub(super) hidden: usize,
+pub(crate) struct DecoderConfig {
+    pub(crate) family: Family,
+    pub(crate) vocabulary: usize,
+    pub(crate) hidden: usize,
     /// Components between the feed-forward matrices.
-    pub(super) intermediate: usize,
-    pub(super) layers: usize,
+    pub(crate) intermediate: usize,
+    pub(crate) layers: usize,
     /// Attention heads of the queries; a multiple of `kv_heads`.
-    pub(super) heads: usize,
+    pub(crate) heads: usize,
     /// Attention heads of keys and values.
-    pub(super) kv_heads: usize,
+    pub(crate) kv_heads: usize,
     /// Components of a head; even.
-    pub(super) head_width: usize,
+    pub(crate) head_width: usize,
     /// The longest text, in tokens.
-    pub(super) context: usize,
+    pub(crate) context: usize,
     /// Added to the mean square in norms.
-    pub(super) norm_epsilon: f32,
+    pub(crate) norm_epsilon: f32,
     /// For each pair of a head's components, by how much a position turns it (rotary embeddings).
-    pub(super) frequencies: Vec<f64>,
+    pub(crate) frequencies: Vec<f64>,
     /// Whether the output matrix is the embedding table.
-    pub(super) tied: bool,
+    pub(crate) tied: bool,
     /// Tokens that end a passage.
-    pub(super) end_tokens: Vec<u32>,
+    pub(crate) end_tokens: Vec<u32>,
 }
 
 impl DecoderConfig {
     /// Reads the folder's `config.json` and, where there is one, `generation_config.json`.
-    pub(super) fn read(folder: &Path) -> Result<Self> {
+    pub(crate) fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
         let raw: RawConfig = read_json(&path, "copy it from the model that the checkpoint was made from")?;
         let generation: Option<RawGeneration> = read_json_if_there(&folder.join("generation_config.json"))?;

@@ -13,14 +13,14 @@
 mod attention;
 mod cache;
 mod chat;
-mod config;
+pub(crate) mod config;
 mod engine;
 mod kernels;
 mod model;
 mod prefixes;
 #[cfg(test)]
 mod tests;
-mod text;
+pub(crate) mod text;
 mod weights;
 
 use std::{

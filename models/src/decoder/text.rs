@@ -11,14 +11,14 @@ use crate::{Error, Result, expander::SpecialTokens, folder::checkpoint_error};
 const REPLACEMENT: char = '\u{fffd}';
 
 /// A checkpoint's tokenizer and chat template.
-pub(super) struct Text {
+pub(crate) struct Text {
     tokenizer: Tokenizer,
     special: SpecialTokens,
     chat: ChatTemplate,
 }
 
 impl Text {
-    pub(super) fn read(folder: &Path, config: &DecoderConfig) -> Result<Self> {
+    pub(crate) fn read(folder: &Path, config: &DecoderConfig) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         let special = SpecialTokens::of_tokenizer(&path)?;
         let mut tokenizer = Tokenizer::from_file(&path).map_err(|error| {
@@ -44,7 +44,7 @@ impl Text {
     }
 
     /// The tokens of the whole prompt for a user's message. Special tokens in the message are text.
-    pub(super) fn prompt(&self, message: &str) -> Result<Vec<u32>> {
+    pub(crate) fn prompt(&self, message: &str) -> Result<Vec<u32>> {
         let rendered = self.chat.render(&self.special.neutralise(message))?;
         let encoded = self.tokenizer.encode_fast(rendered, false);
         let encoded =
@@ -52,8 +52,21 @@ impl Text {
         Ok(encoded.get_ids().to_vec())
     }
 
+    /// The tokens of a passage, without an end. Special tokens in it are text.
+    pub(crate) fn passage(&self, passage: &str) -> Result<Vec<u32>> {
+        let encoded = self.tokenizer.encode_fast(self.special.neutralise(passage).into_owned(), false);
+        let encoded =
+            encoded.map_err(|error| Error::Input(format!("the passage can't be tokenised: {error}")))?;
+        Ok(encoded.get_ids().to_vec())
+    }
+
+    /// The token with which the model ends its turn, where the tokenizer names one.
+    pub(crate) fn end_token(&self) -> Option<u32> {
+        self.chat.end_token().and_then(|token| self.tokenizer.token_to_id(token))
+    }
+
     /// The special tokens, which are never text.
-    pub(super) fn special_ids(&self) -> HashSet<u32> {
+    pub(crate) fn special_ids(&self) -> HashSet<u32> {
         let added = self.tokenizer.get_added_tokens_decoder();
         added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect()
     }
@@ -68,7 +81,7 @@ impl Text {
 
 /// Tokens one after the other to text, in whole characters.
 #[derive(Default)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     /// Tokens of the last piece, which the next one's white space may depend on, and those that came since.
     ids: Vec<u32>,
     /// How many of them belong to the last piece.
@@ -78,7 +91,7 @@ pub(super) struct Writer {
 impl Writer {
     /// The text that `id` adds; empty while a character is incomplete. What never becomes a character is left out when
     /// the text ends there.
-    pub(super) fn push(&mut self, id: u32, text: &Text) -> Result<String> {
+    pub(crate) fn push(&mut self, id: u32, text: &Text) -> Result<String> {
         self.ids.push(id);
         let before = text.decode(&self.ids[..self.written])?;
         let after = text.decode(&self.ids)?;

@@ -55,16 +55,25 @@ pub(crate) struct BertWeights {
 }
 
 /// What a family calls the parts of a layer, relative to the layer.
-struct Names {
-    layer: &'static str,
-    query: &'static str,
-    key: &'static str,
-    value: &'static str,
-    output: &'static str,
-    attention_norm: &'static str,
-    up: &'static str,
-    down: &'static str,
-    output_norm: &'static str,
+pub(crate) struct Names {
+    /// What stands before the layer's number.
+    pub(crate) layer: &'static str,
+    /// Query projection.
+    pub(crate) query: &'static str,
+    /// Key projection.
+    pub(crate) key: &'static str,
+    /// Value projection.
+    pub(crate) value: &'static str,
+    /// What follows the heads.
+    pub(crate) output: &'static str,
+    /// After the attention's residual.
+    pub(crate) attention_norm: &'static str,
+    /// Hidden to intermediate.
+    pub(crate) up: &'static str,
+    /// Intermediate to hidden.
+    pub(crate) down: &'static str,
+    /// After the feed-forward's residual.
+    pub(crate) output_norm: &'static str,
 }
 
 const BERT: Names = Names {
@@ -124,22 +133,28 @@ struct Source<'a> {
     names: &'static Names,
 }
 
+/// The prefix of the tensor names in this file (`bert.` or none, …), and what the family calls the parts of a layer.
+pub(crate) fn naming(tensors: &Tensors, family: Family) -> Result<(&'static str, &'static Names)> {
+    let (prefixes, names): (&[&'static str], _) = match family {
+        Family::Bert => (&["", "bert."], &BERT),
+        Family::Roberta => (&["", "roberta."], &BERT),
+        Family::DistilBert => (&["", "distilbert."], &DISTILBERT),
+    };
+    let anchor = "embeddings.word_embeddings.weight";
+    let prefix = prefixes.iter().find(|prefix| tensors.contains(&format!("{prefix}{anchor}")));
+    let prefix = prefix.ok_or_else(|| {
+        let detail = format!(
+            "no tensor `{anchor}` (nor with the prefix `{}`); its model_type and weights differ",
+            prefixes[1]
+        );
+        checkpoint_error(&tensors.files()[0], detail)
+    })?;
+    Ok((prefix, names))
+}
+
 impl<'a> Source<'a> {
     fn new(tensors: &'a Tensors, config: &BertConfig) -> Result<Self> {
-        let (prefixes, names): (&[&'static str], _) = match config.family {
-            Family::Bert => (&["", "bert."], &BERT),
-            Family::Roberta => (&["", "roberta."], &BERT),
-            Family::DistilBert => (&["", "distilbert."], &DISTILBERT),
-        };
-        let anchor = "embeddings.word_embeddings.weight";
-        let prefix = prefixes.iter().find(|prefix| tensors.contains(&format!("{prefix}{anchor}")));
-        let prefix = prefix.ok_or_else(|| {
-            let detail = format!(
-                "no tensor `{anchor}` (nor with the prefix `{}`); its model_type and weights differ",
-                prefixes[1]
-            );
-            checkpoint_error(&tensors.files()[0], detail)
-        })?;
+        let (prefix, names) = naming(tensors, config.family)?;
         Ok(Self { tensors, prefix, names })
     }
 

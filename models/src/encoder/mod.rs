@@ -6,17 +6,17 @@
 //! - `checkpoint`: what a folder says; `config`, `bert`: architecture, weights.
 //! - `model`: what the threads know of a model; `packed`: on a CPU, without padding; `padded`: on a GPU.
 
-mod bert;
-mod checkpoint;
-mod config;
+pub(crate) mod bert;
+pub(crate) mod checkpoint;
+pub(crate) mod config;
 mod local;
-mod model;
+pub(crate) mod model;
 mod packed;
 mod padded;
 mod queue;
 #[cfg(test)]
 mod tests;
-mod tokenize;
+pub(crate) mod tokenize;
 
 pub use local::{EncoderOptions, load};
 

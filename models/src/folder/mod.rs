@@ -1,9 +1,13 @@
-//! Reading a checkpoint's folder: JSON files and tensors, with errors that name the file and the remedy.
+//! A checkpoint's folder: reading JSON files and tensors, with errors that name the file and the remedy, and writing
+//! folders whole.
 
+mod durable;
 mod files;
 mod tensors;
 
+pub use self::durable::NewFolder;
 pub(crate) use self::{
+    durable::{remove_any, replace},
     files::{checkpoint_error, read_json, read_json_if_there},
     tensors::Tensors,
 };

@@ -58,6 +58,33 @@ impl Tensors {
         self.entries.contains_key(name)
     }
 
+    /// The names of the tensors in a file of [`Tensors::files`], in the order in which they lie there.
+    pub(crate) fn names_in(&self, file: usize) -> Vec<&str> {
+        let mut names: Vec<(&str, u64)> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.file == file)
+            .map(|(name, entry)| (name.as_str(), entry.offset))
+            .collect();
+        names.sort_by_key(|(_, offset)| *offset);
+        names.into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// A tensor's type and shape.
+    pub(crate) fn layout(&self, name: &str) -> Option<(Dtype, &[usize])> {
+        self.entries.get(name).map(|entry| (entry.dtype, entry.shape.as_slice()))
+    }
+
+    /// A tensor's bytes as they are in the file; nothing when there is no such tensor.
+    pub(crate) fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let Some(entry) = self.entries.get(name) else { return Ok(Vec::new()) };
+        let mut file = fs_err::File::open(&self.files[entry.file])?;
+        file.seek(SeekFrom::Start(entry.offset))?;
+        let mut bytes = vec![0; entry.bytes];
+        file.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
     /// Reads a tensor, which must have this shape, row by row. f16 and bf16 become f32.
     pub(crate) fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let Some(entry) = self.entries.get(name) else {

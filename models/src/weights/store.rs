@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Error, Result};
+use crate::{
+    Result,
+    folder::{remove_any, replace},
+};
 
 const LOCK_FILE: &str = ".lock";
 const TEMPORARY_PREFIX: &str = ".tmp-";
@@ -51,16 +54,8 @@ impl StoreLock {
     /// Puts `finished` (a file or folder of this store, complete) in the place of `name`, syncing it first. A folder that
     /// is there already is moved away first and removed afterwards.
     pub(super) fn install(&self, finished: &Path, name: &str) -> Result<PathBuf> {
-        sync_tree(finished)?;
         let target = self.folder.join(name);
-        let aside = self.folder.join(format!("{TEMPORARY_PREFIX}old-{name}"));
-        remove_any(&aside)?;
-        if fs_err::symlink_metadata(&target).is_ok() {
-            fs_err::rename(&target, &aside)?;
-        }
-        fs_err::rename(finished, &target)?;
-        sync_folder(&self.folder)?;
-        remove_any(&aside)?;
+        replace(finished, &target)?;
         Ok(target)
     }
 
@@ -93,33 +88,6 @@ impl Drop for TemporaryFolder {
             tracing::warn!("a temporary folder could not be removed: {error}");
         }
     }
-}
-
-fn remove_any(path: &Path) -> Result<()> {
-    match fs_err::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => Ok(fs_err::remove_dir_all(path)?),
-        Ok(_) => Ok(fs_err::remove_file(path)?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn sync_tree(path: &Path) -> Result<()> {
-    if !fs_err::metadata(path)?.is_dir() {
-        return Ok(fs_err::File::open(path)?.sync_all()?);
-    }
-    for entry in fs_err::read_dir(path)? {
-        sync_tree(&entry?.path())?;
-    }
-    sync_folder(path)
-}
-
-/// Makes the folder's entries durable, where the system can.
-fn sync_folder(path: &Path) -> Result<()> {
-    if cfg!(unix) {
-        fs_err::File::open(path)?.sync_all().map_err(Error::from)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
