@@ -7,6 +7,7 @@ mod ingest;
 mod models;
 mod search;
 mod serve;
+mod train;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -47,6 +48,8 @@ enum Command {
     Search(search::SearchArgs),
     /// Run a BEIR collection against a running server, and score it.
     Eval(eval::EvalArgs),
+    /// Train an expander and an encoder by a recipe.
+    Train(Box<train::TrainArgs>),
     /// Fetch and list checkpoints.
     Models(models::ModelsArgs),
     /// Pull the default weights, index the documentation of the crates that this build downloaded, and serve it.
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
             Command::Ingest(args) => ingest::run(args).await,
             Command::Search(args) => search::run(args).await,
             Command::Eval(args) => eval::run(args).await,
+            Command::Train(args) => train::run(*args).await,
             Command::Models(args) => models::run(args).await,
             Command::Demo(args) => demo::run(*args).await,
         }
