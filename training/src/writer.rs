@@ -41,6 +41,8 @@ pub struct OneByOne {
     permits: Semaphore,
     concurrency: usize,
     retries: usize,
+    /// Before the first attempt after a failure; it doubles with every further one.
+    first_pause: Duration,
 }
 
 impl OneByOne {
@@ -48,11 +50,12 @@ impl OneByOne {
     /// engine fails.
     pub fn new(expander: Arc<dyn Expander>, concurrency: usize, retries: usize) -> Self {
         let concurrency = if concurrency == 0 { expander.info().concurrency } else { concurrency }.max(1);
-        Self { expander, permits: Semaphore::new(concurrency), concurrency, retries }
+        let first_pause = Duration::from_millis(500);
+        Self { expander, permits: Semaphore::new(concurrency), concurrency, retries, first_pause }
     }
 
     async fn one(&self, prompt: &str, sampling: Sampling) -> Result<Generation> {
-        let mut pause = Duration::from_millis(500);
+        let mut pause = self.first_pause;
         let mut attempts = 0;
         loop {
             let failure = match self.attempt(prompt, sampling).await {
@@ -114,22 +117,24 @@ mod tests {
         let expander = Arc::new(ScriptedExpander::new(script));
         let writer = OneByOne::new(expander.clone(), 0, 0);
         // The double refuses a third one at once; several prompts share the limit.
+        let samplings = samplings();
         let (first, second) =
-            tokio::join!(writer.write("one prompt", &samplings()), writer.write("another", &samplings()));
+            tokio::join!(writer.write("one prompt", &samplings), writer.write("another", &samplings));
         let (first, second) = (first.unwrap(), second.unwrap());
         assert_eq!((first.len(), second.len(), expander.counts().finished), (5, 5, 10));
-        let again = writer.write("one prompt", &samplings()[3..4]).await.unwrap();
+        let again = writer.write("one prompt", &samplings[3..4]).await.unwrap();
         assert_eq!(again[0].text, first[3].text);
         assert_ne!(first[3].text, first[4].text);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn failures_are_tried_again_and_then_told() {
         let expander = Arc::new(ScriptedExpander::new(Script {
             failure: ScriptedFailure::After(2),
             ..Script::default()
         }));
-        let writer = OneByOne::new(expander.clone(), 1, 2);
+        let mut writer = OneByOne::new(expander.clone(), 1, 2);
+        writer.first_pause = Duration::from_millis(1);
         let error = writer.write("p", &samplings()[..1]).await.unwrap_err().to_string();
         assert!(error.contains("it breaks"), "{error}");
         assert_eq!(expander.counts().failed, 3);

@@ -172,11 +172,6 @@ impl LineIndex {
         Ok(Self { path: path.to_owned(), file: Mutex::new(fs_err::File::open(path)?), index })
     }
 
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.index.len()
-    }
-
     /// The line of that id, if there is one.
     pub(crate) fn find<T: DeserializeOwned>(&self, id: &str) -> Result<Option<T>> {
         let Some((start, length)) = self.index.get(&fingerprint(&[id])).copied() else { return Ok(None) };

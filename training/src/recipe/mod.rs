@@ -86,7 +86,7 @@ impl Recipe {
     /// and values out of range.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         let text = fs_err::read_to_string(path)?;
-        Self::parse(&text, overrides).map_err(|detail| Error::Recipe { path: path.to_owned(), detail })
+        Self::parse(&text, overrides).map_err(|detail| Error::Recipe { recipe: path.to_owned(), detail })
     }
 
     /// The same from a text; the error says what is wrong, without the file.

@@ -155,7 +155,7 @@ fn pairs(recipe: &Recipe) -> Vec<External> {
                 source: Source::Collection {
                     folder: path,
                     split: Some(source.split.clone()),
-                    documents: true,
+                    part: CollectionPart::All,
                 },
             },
             _ => External { label: label(""), source: Source::File(path) },
