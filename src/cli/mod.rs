@@ -8,6 +8,7 @@ mod ingest;
 mod models;
 mod search;
 mod serve;
+mod train;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -50,6 +51,8 @@ enum Command {
     Eval(Box<eval::EvalArgs>),
     /// Compare run folders of `eval`: tables, tests, queries that change most, plots.
     Compare(Box<compare::CompareArgs>),
+    /// Train an expander and an encoder by a recipe.
+    Train(Box<train::TrainArgs>),
     /// Fetch and list checkpoints.
     Models(models::ModelsArgs),
     /// Pull the default weights, index the documentation of the crates that this build downloaded, and serve it.
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
             Command::Search(args) => search::run(args).await,
             Command::Eval(args) => eval::run(*args).await,
             Command::Compare(args) => compare::run(*args).await,
+            Command::Train(args) => train::run(*args).await,
             Command::Models(args) => models::run(args).await,
             Command::Demo(args) => demo::run(*args).await,
         }

@@ -16,6 +16,22 @@ pub enum Error {
         /// What is wrong with it, and the remedy.
         detail: String,
     },
+    /// A recipe can't be used: a setting that isn't there, of another type, or out of range.
+    #[error("{}: {detail}", recipe.display())]
+    Recipe {
+        /// The recipe.
+        recipe: PathBuf,
+        /// What is wrong with it, and the remedy.
+        detail: String,
+    },
+    /// A stage of a run can't go on: what it reads isn't there, or what it left was made with other settings.
+    #[error("stage {stage}: {detail}")]
+    Stage {
+        /// Its name, with the arm if it isn't ExpandR's own.
+        stage: String,
+        /// What is wrong, and the remedy.
+        detail: String,
+    },
     /// An argument makes no sense (a share outside 0 to 1, similarities that are not numbers, …).
     #[error("{0}")]
     Input(String),

@@ -4,10 +4,13 @@
 //! expansions there are two lists of k numbers: sim(y, d_i) with the answer y that the language model gave knowing
 //! the gold document (Eq. 12), and sim(d*, d_i) with the gold document d* itself.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Result};
 
 /// Which terms of Eq. 11 count; the paper's ablation (Table 3) leaves out one or the other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RewardTerms {
     /// R = R_self + R_retriever.
     #[default]
@@ -94,20 +97,26 @@ pub fn rewards(similarities: &Similarities<'_>, terms: RewardTerms) -> Result<Ve
     })
 }
 
+/// What is to be learnt from one query.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict {
+    /// The filter drops it.
+    Filtered,
+    /// All rewards are equal, or there is but one candidate.
+    NothingToPrefer,
+    /// This.
+    Prefer(Preference),
+}
+
 /// The preference pair of one query (Eq. 16): chosen = argmax R, rejected = argmin R. Among equal rewards the sum of
-/// the two similarities decides (higher for chosen, lower for rejected), then the position. None when the filter
-/// drops the query, and when all rewards are equal, so that there is nothing to prefer.
+/// the two similarities decides (higher for chosen, lower for rejected), then the position.
 ///
 /// # Errors
 /// As [`rewards`], and when the filter needs similarities with the query that are not given.
-pub fn prefer(
-    similarities: &Similarities<'_>,
-    terms: RewardTerms,
-    filter: Filter,
-) -> Result<Option<Preference>> {
+pub fn judge(similarities: &Similarities<'_>, terms: RewardTerms, filter: Filter) -> Result<Verdict> {
     let rewards = rewards(similarities, terms)?;
     if !keeps(filter, similarities)? {
-        return Ok(None);
+        return Ok(Verdict::Filtered);
     }
     let closeness = |index: usize| similarities.answer[index] + similarities.gold[index];
     let mut order: Vec<usize> = (0..rewards.len()).collect();
@@ -115,12 +124,12 @@ pub fn prefer(
         rewards[*b].total_cmp(&rewards[*a]).then_with(|| closeness(*b).total_cmp(&closeness(*a)))
     });
     let (Some(&chosen), Some(&rejected)) = (order.first(), order.last()) else {
-        return Ok(None);
+        return Ok(Verdict::NothingToPrefer);
     };
     if rewards[chosen] <= rewards[rejected] {
-        return Ok(None);
+        return Ok(Verdict::NothingToPrefer);
     }
-    Ok(Some(Preference {
+    Ok(Verdict::Prefer(Preference {
         chosen,
         rejected,
         chosen_reward: rewards[chosen],
@@ -174,6 +183,17 @@ mod tests {
         assert!(reciprocal_ranks(&[]).unwrap().is_empty());
     }
 
+    fn prefer(
+        similarities: &Similarities<'_>,
+        terms: RewardTerms,
+        filter: Filter,
+    ) -> Result<Option<Preference>> {
+        judge(similarities, terms, filter).map(|verdict| match verdict {
+            Verdict::Prefer(preference) => Some(preference),
+            Verdict::Filtered | Verdict::NothingToPrefer => None,
+        })
+    }
+
     #[test]
     fn the_best_is_chosen_and_the_worst_rejected() {
         let preference = |terms| prefer(&both(), terms, Filter::None).unwrap().unwrap();
@@ -210,6 +230,10 @@ mod tests {
         };
         assert!(keeps(Filter::AnswerPlusGold(1.29), None).unwrap());
         assert!(!keeps(Filter::AnswerPlusGold(1.31), None).unwrap());
+        assert_eq!(
+            judge(&both(), RewardTerms::Both, Filter::AnswerPlusGold(1.31)).unwrap(),
+            Verdict::Filtered
+        );
         let query = [0.1, 0.2, 0.3, 0.2];
         assert!(keeps(Filter::Query(0.3), Some(&query)).unwrap());
         assert!(!keeps(Filter::Query(0.31), Some(&query)).unwrap());

@@ -1,0 +1,17 @@
+//! What a run does: the rows of the report and the stages behind them.
+//!
+//! - `arms`: the rows, Table 3's among them.
+//! - `graph`: stages joined by what they read and write, shared wherever two rows need the same.
+//! - `stage`: the kinds of stages, what each leaves in the run folder, and which settings it depends on.
+
+mod arms;
+mod graph;
+mod stage;
+
+pub use self::arms::{ARMS, Arm, EncoderTraining, ExpanderTraining, SearchText};
+pub(crate) use self::graph::canonical;
+pub use self::graph::{
+    CollectionPart,
+    EncoderRef, ExpanderRef, External, Graph, Node, NodeId, PlannedArm, Source, TrainingText, Work,
+};
+pub use self::stage::Stage;

@@ -1,0 +1,509 @@
+//! Whole runs over doubles: done once, resumed, changed, shared, and with stages done elsewhere.
+
+mod fake;
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use self::fake::{Ears, FakeSteps};
+use super::*;
+use crate::folder::JsonLines;
+use crate::preference::PreferenceLine;
+use crate::{Pair, ScoreLine, WrittenLine};
+
+/// A folder with data, models and a run.
+struct Bench {
+    folder: PathBuf,
+    /// Removes the folder at the end, if it is this bench's own.
+    _kept: Option<tempfile::TempDir>,
+    steps: FakeSteps,
+    ears: Ears,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self::at(folder.path()).keeping(folder)
+    }
+
+    fn keeping(self, folder: tempfile::TempDir) -> Self {
+        Self { _kept: Some(folder), ..self }
+    }
+
+    /// 40 training pairs, four of them of test queries, and a collection of 12 documents and 4 queries.
+    fn at(folder: &Path) -> Self {
+        let data = folder.join("data");
+        fs_err::create_dir_all(data.join("c/qrels")).unwrap();
+        let topics: Vec<String> = (0..40).map(|n| format!("topic{n} river{}", n % 7)).collect();
+        let pairs: Vec<String> = topics
+            .iter()
+            .map(|topic| {
+                let pair = json!({
+                    "query": format!("what is {topic}"),
+                    "positive": format!("{topic} is a thing about {topic} and water"),
+                    "negatives": ["a bridge is a thing", "a mill is another"],
+                });
+                pair.to_string()
+            })
+            .collect();
+        fs_err::write(data.join("pairs.jsonl"), pairs.join("\n")).unwrap();
+        let documents: Vec<String> = topics[..12]
+            .iter()
+            .enumerate()
+            .map(|(n, topic)| json!({"_id": format!("d{n}"), "text": format!("{topic} flows")}).to_string())
+            .collect();
+        fs_err::write(data.join("c/corpus.jsonl"), documents.join("\n")).unwrap();
+        let queries: Vec<String> = [0, 1, 5, 9]
+            .iter()
+            .map(|n| json!({"_id": format!("q{n}"), "text": format!("What is {}?", topics[*n])}).to_string())
+            .collect();
+        fs_err::write(data.join("c/queries.jsonl"), queries.join("\n")).unwrap();
+        fs_err::write(data.join("c/qrels/test.tsv"), "q0\td0\t1\nq1\td1\t1\nq5\td5\t1\nq9\td9\t1\n").unwrap();
+        let steps = FakeSteps::new(&folder.join("models"));
+        Self { folder: folder.to_owned(), _kept: None, steps, ears: Ears::default() }
+    }
+
+    fn recipe(&self, overrides: &[&str]) -> Recipe {
+        let text = format!(
+            "output = {:?}\n[expander]\nmodel = \"language-model\"\n[encoder]\nmodel = \"encoder\"\n\
+             [data]\nfolder = {:?}\ndpo_queries = 12\ndpo_dev_share = 0.25\nmax_negatives = 1\n\
+             [candidates]\ntemperatures = [0.8, 1.0]\nsamples = 3\nmax_tokens = 10\n\
+             [rewards]\nthreshold = 0.1\n\
+             [[data.sources]]\nname = \"a\"\npath = \"pairs.jsonl\"\n[[evaluation.collections]]\npath = \"c\"\n",
+            self.folder.join("run"),
+            self.folder.join("data"),
+        );
+        let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+        Recipe::parse(&text, &overrides).unwrap()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join("run").join(name)
+    }
+
+    async fn run(&mut self, overrides: &[&str], options: Options) -> Result<()> {
+        self.ears = Ears::default();
+        let recipe = self.recipe(overrides);
+        Run::new(&recipe, options, &self.steps, &self.ears)?.run().await
+    }
+
+    fn plan(&self, overrides: &[&str], options: Options) -> Vec<PlannedStage> {
+        let recipe = self.recipe(overrides);
+        Run::new(&recipe, options, &self.steps, &self.ears).unwrap().plan().unwrap()
+    }
+
+    fn lines<T: serde::de::DeserializeOwned>(&self, name: &str) -> Vec<T> {
+        JsonLines::open(&self.path(name)).unwrap().collect::<Result<_>>().unwrap()
+    }
+
+    fn hashes(&self, name: &str) -> BTreeMap<String, String> {
+        let path = self.path("stages").join(format!("{name}.json"));
+        Manifest::read(&path).unwrap().unwrap().outputs
+    }
+}
+
+fn only(stages: &[Stage]) -> Options {
+    Options { stages: Some(stages.to_vec()), ..Options::default() }
+}
+
+fn read(path: &Path) -> String {
+    fs_err::read_to_string(path).unwrap()
+}
+
+#[tokio::test]
+async fn a_recipe_becomes_a_report() {
+    let mut bench = Bench::new();
+    bench.run(&[], Options::default()).await.unwrap();
+
+    let pairs: Vec<Pair> = bench.lines("pairs.jsonl");
+    assert_eq!(pairs.len(), 36, "four training queries are test queries");
+    let dpo = pairs.iter().filter(|pair| pair.part.trains_expander()).count();
+    assert_eq!(dpo, 12);
+    let candidates: Vec<WrittenLine> = bench.lines("candidates.jsonl");
+    let answers: Vec<WrittenLine> = bench.lines("answers.jsonl");
+    let scores: Vec<ScoreLine> = bench.lines("scores.jsonl");
+    assert_eq!((candidates.len(), answers.len(), scores.len()), (12, 12, 12));
+    assert!(
+        candidates.iter().all(|line| line.texts.len() == 6) && answers.iter().all(|l| l.texts.len() == 1)
+    );
+    assert!(scores.iter().all(|line| line.gold.len() == 6 && line.gold.iter().all(|s| s.abs() <= 1.001)));
+    let order: Vec<&str> =
+        pairs.iter().filter(|pair| pair.part.trains_expander()).map(|pair| pair.id.as_str()).collect();
+    assert_eq!(candidates.iter().map(|line| line.id.as_str()).collect::<Vec<_>>(), order);
+
+    let train: Vec<PreferenceLine> = bench.lines("preferences.jsonl");
+    let dev: Vec<PreferenceLine> = bench.lines("preferences.dev.jsonl");
+    assert!(train.len() > 4 && !dev.is_empty() && train.len() + dev.len() <= 12);
+    for line in train.iter().chain(&dev) {
+        assert!(line.score_chosen > line.score_rejected);
+        assert!(!line.chosen.text().starts_with("Passage:"), "lead-ins are taken away");
+        let query = candidates.iter().find(|candidate| candidate.id == line.id).unwrap();
+        assert!(line.prompt.text().contains(&query.query));
+    }
+    assert_eq!(bench.lines::<crate::example::ExampleLine>("examples.jsonl").len(), 22);
+    for place in ["adapter/adapter_config.json", "expander/weights", "encoder/weights", "runs/scores.json"] {
+        assert!(bench.path(place).is_file(), "{place}");
+    }
+    let report: Value = serde_json::from_str(&read(&bench.path("report.json"))).unwrap();
+    let rows: Vec<&str> =
+        report["rows"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
+    assert_eq!(rows, ["expandr", "query", "ft"]);
+    assert!(
+        report["rows"][1]["average"]["ndcg@10"].as_f64().unwrap() > 0.5,
+        "queries share words with documents"
+    );
+    assert!(read(&bench.path("report.md")).contains("| ExpandR |"));
+    assert!(!bench.path("work/candidates").exists());
+    assert_eq!(bench.ears.stages("stage_finished").len(), 14 + 2 + 4);
+
+    // Once done it stays done.
+    bench.run(&[], Options::default()).await.unwrap();
+    assert!(bench.ears.stages("stage_started").is_empty());
+    assert_eq!(bench.ears.stages("stage_skipped").len(), 20);
+}
+
+#[tokio::test]
+async fn what_is_written_does_not_depend_on_order_or_concurrency() {
+    let mut first = Bench::new();
+    first.steps.concurrency = 1;
+    let mut second = Bench::new();
+    second.steps.concurrency = 9;
+    let stages = [Stage::Pairs, Stage::Candidates, Stage::Answers, Stage::Scores, Stage::Preferences];
+    first.run(&[], only(&stages)).await.unwrap();
+    second.run(&[], only(&stages)).await.unwrap();
+    for name in ["candidates", "answers", "scores", "preferences"] {
+        assert_eq!(first.hashes(name), second.hashes(name), "{name}");
+    }
+    let mut other = Bench::new();
+    other.run(&["seed=7"], only(&stages)).await.unwrap();
+    assert_ne!(first.hashes("candidates"), other.hashes("candidates"));
+    let texts: std::collections::BTreeSet<String> = first
+        .lines::<WrittenLine>("candidates.jsonl")
+        .into_iter()
+        .flat_map(|line| line.texts.into_iter().map(|text| text.text))
+        .collect();
+    assert_eq!(texts.len(), 72, "every sample has a seed of its own");
+}
+
+#[tokio::test]
+async fn an_interrupted_generation_goes_on_where_it_was() {
+    let mut whole = Bench::new();
+    whole.run(&[], only(&[Stage::Pairs, Stage::Candidates])).await.unwrap();
+
+    let mut bench = Bench::new();
+    bench.steps.prompts_left.store(5, Ordering::SeqCst);
+    let error = bench.run(&[], only(&[Stage::Pairs, Stage::Candidates])).await.unwrap_err().to_string();
+    assert!(error.contains("stage candidates") && error.contains("run the same command again"), "{error}");
+    let journal = bench.path("work/candidates/journal.jsonl");
+    let finished = read(&journal).lines().count();
+    assert!((1..=5).contains(&finished), "{finished}");
+    // A kill in the middle of a line.
+    let torn = format!("{}{{\"id\":\"00", read(&journal));
+    fs_err::write(&journal, torn).unwrap();
+    let planned = bench.plan(&[], only(&[Stage::Candidates]));
+    let candidates = planned.iter().find(|stage| stage.name == "candidates").unwrap();
+    assert!(matches!(&candidates.status, Status::Todo { why, .. } if why.contains("goes on where it was")));
+
+    bench.steps.prompts_left.store(usize::MAX, Ordering::SeqCst);
+    let before = bench.steps.prompts.load(Ordering::SeqCst);
+    bench.run(&[], only(&[Stage::Candidates])).await.unwrap();
+    assert_eq!(bench.steps.prompts.load(Ordering::SeqCst) - before, 12 - finished);
+    assert_eq!(bench.hashes("candidates"), whole.hashes("candidates"));
+    let events = bench.ears.0.lock().unwrap();
+    let first = events.iter().find(|event| event["event"] == "progress").unwrap();
+    assert_eq!((&first["done"], &first["total"]), (&json!(finished), &json!(12)));
+}
+
+/// A run in a process of its own, for the test below to kill.
+#[tokio::test]
+#[ignore = "only for the test that kills it"]
+async fn child() {
+    let Some(folder) = std::env::var_os("EXPANDR_TEST_RUN") else { return };
+    let mut bench = Bench::at(Path::new(&folder));
+    bench.steps.token_delay = Duration::from_micros(300);
+    bench.run(&[], Options::default()).await.unwrap();
+}
+
+#[test]
+fn killed_at_any_point_it_comes_to_the_same_end() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut undisturbed = Bench::new();
+    runtime.block_on(undisturbed.run(&[], Options::default())).unwrap();
+
+    let bench = Bench::new();
+    let mut kills = 0;
+    for attempt in 0.. {
+        assert!(attempt < 200, "it never comes to an end");
+        let mut process = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["runner::tests::child", "--exact", "--ignored"])
+            .env("EXPANDR_TEST_RUN", &bench.folder)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // Longer every time, so that it ends on a slow machine as well.
+        let patience = Duration::from_millis(40 + 13 * (attempt % 7) + 10 * attempt);
+        let start = Instant::now();
+        let status = loop {
+            match process.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if start.elapsed() > patience => break None,
+                None => std::thread::sleep(Duration::from_millis(2)),
+            }
+        };
+        match status {
+            Some(status) => {
+                assert!(status.success());
+                break;
+            }
+            None => {
+                process.kill().unwrap();
+                process.wait().unwrap();
+                kills += 1;
+            }
+        }
+    }
+    assert!(kills > 0, "the first attempt must be too short");
+    for name in ["pairs", "candidates", "scores", "preferences", "dpo", "merge", "expansions", "contrastive"] {
+        assert_eq!(bench.hashes(name), undisturbed.hashes(name), "{name} after {kills} kills");
+    }
+    assert_eq!(read(&bench.path("runs/scores.json")), read(&undisturbed.path("runs/scores.json")));
+}
+
+#[tokio::test]
+async fn an_interrupted_trainer_finds_its_work_again() {
+    let mut bench = Bench::new();
+    *bench.steps.trainers_break.lock().unwrap() = true;
+    let error = bench.run(&[], Options::default()).await.unwrap_err().to_string();
+    assert!(error.contains("breaks at step 5"), "{error}");
+    assert!(!bench.path("adapter").exists());
+    *bench.steps.trainers_break.lock().unwrap() = false;
+    bench.run(&[], only(&[Stage::Dpo])).await.unwrap();
+    assert_eq!(*bench.steps.jobs.lock().unwrap(), ["dpo from step 5"]);
+}
+
+#[tokio::test]
+async fn changed_settings_are_refused_where_work_would_be_lost() {
+    let mut bench = Bench::new();
+    bench.run(&[], Options::default()).await.unwrap();
+    let before = bench.hashes("candidates");
+
+    let error = bench.run(&["candidates.samples=2"], Options::default()).await.unwrap_err().to_string();
+    assert!(error.contains("stage candidates: it was done with other settings (samples: 3 → 2)"), "{error}");
+    assert!(error.contains("--redo") && bench.hashes("candidates") == before);
+
+    let redo = Options { redo: true, ..Options::default() };
+    bench.run(&["candidates.samples=2"], redo).await.unwrap();
+    assert_eq!(bench.lines::<WrittenLine>("candidates.jsonl")[0].texts.len(), 4);
+    let started = bench.ears.stages("stage_started");
+    assert!(started.contains(&"dpo".into()) && !started.contains(&"answers".into()), "{started:?}");
+    assert!(!started.iter().any(|name| name == "contrastive@ft"), "{started:?}");
+}
+
+#[tokio::test]
+async fn cheap_stages_are_done_again_and_what_gives_the_same_ends_there() {
+    let mut bench = Bench::new();
+    bench.run(&[], Options::default()).await.unwrap();
+    // Fewer candidates are eligible, but none of those that were chosen: nothing after it changes.
+    bench.run(&["rewards.min_words=2"], Options::default()).await.unwrap();
+    assert_eq!(bench.ears.stages("stage_started"), ["preferences"]);
+    bench.run(&["evaluation.query_weight=0.9", "rewards.min_words=2"], Options::default()).await.unwrap();
+    assert_eq!(bench.ears.stages("stage_started"), ["evaluation", "report"]);
+}
+
+#[tokio::test]
+async fn more_pairs_keep_what_was_written() {
+    let mut bench = Bench::new();
+    let stages = [Stage::Pairs, Stage::Candidates, Stage::Answers, Stage::Scores];
+    bench.run(&["data.dpo_queries=8"], only(&stages)).await.unwrap();
+    let before = bench.steps.prompts.load(Ordering::SeqCst);
+    assert_eq!(before, 16);
+    bench.run(&["data.dpo_queries=12"], only(&stages)).await.unwrap();
+    assert_eq!(bench.steps.prompts.load(Ordering::SeqCst) - before, 8, "four candidates and four answers");
+    let encoded = bench.steps.encoded.load(Ordering::SeqCst);
+    assert_eq!(encoded, 12 * (6 + 3));
+    let mut fresh = Bench::new();
+    fresh.run(&[], only(&stages)).await.unwrap();
+    assert_eq!(bench.hashes("scores"), fresh.hashes("scores"));
+}
+
+#[tokio::test]
+async fn the_ablations_run_shared_stages_once() {
+    let mut bench = Bench::new();
+    bench.run(&[], Options { ablations: true, ..Options::default() }).await.unwrap();
+    let finished = bench.ears.stages("stage_finished");
+    let count = |name: &str| finished.iter().filter(|stage| stage.split('@').next() == Some(name)).count();
+    assert_eq!((count("pairs"), count("candidates"), count("scores"), count("dpo")), (1, 1, 1, 3));
+    assert_eq!((count("contrastive"), count("evaluation"), count("report")), (6, 10, 1));
+    // Twelve candidates and answers each, 24 expansions and 4 test expansions for four language models.
+    assert_eq!(bench.steps.prompts.load(Ordering::SeqCst), 12 + 12 + 4 * (24 + 4));
+    let report: Value = serde_json::from_str(&read(&bench.path("report.json"))).unwrap();
+    assert_eq!(report["rows"].as_array().unwrap().len(), 10);
+    let pooled = report["comparisons"].as_array().unwrap();
+    assert!(pooled.iter().any(|c| c["first"] == "without-self-reward" && c["second"] == "expandr"));
+
+    // The rows of the recipe are then done already, but for the report over them.
+    bench.run(&[], Options::default()).await.unwrap();
+    assert_eq!(bench.ears.stages("stage_started"), ["report"]);
+}
+
+#[tokio::test]
+async fn stages_need_those_before_them() {
+    let mut bench = Bench::new();
+    let error = bench.run(&[], only(&[Stage::Candidates])).await.unwrap_err().to_string();
+    assert!(error.contains("stage candidates: needs stage pairs, which is not done"), "{error}");
+    let error = bench.run(&[], only(&[Stage::WarmUp])).await.unwrap_err().to_string();
+    assert!(
+        error.contains("stage warm-up is no part of this run; its stages are pairs, candidates"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_plan_says_what_is_done_and_what_is_not() {
+    let mut bench = Bench::new();
+    bench.run(&[], only(&[Stage::Pairs, Stage::Answers])).await.unwrap();
+    let status = |name: &str, overrides: &[&str]| {
+        let planned = bench.plan(overrides, Options::default());
+        planned.into_iter().find(|stage| stage.name == name).unwrap().status
+    };
+    let todo = |why: &str| Status::Todo { why: why.into(), afresh: false };
+    assert_eq!((status("pairs", &[]), status("candidates", &[])), (Status::Done, todo("not done yet")));
+    assert_eq!(status("scores", &[]), Status::Waits { needs: "candidates".into() });
+    let refused = status("answers", &["answers.max_tokens=3"]);
+    assert!(matches!(refused, Status::Refused { why } if why.contains("max_tokens: 512 → 3")));
+    assert!(!bench.path("candidates.jsonl").exists(), "planning does nothing");
+}
+
+#[tokio::test]
+async fn files_made_elsewhere_are_taken() {
+    let mut bench = Bench::new();
+    bench.run(&[], only(&[Stage::Pairs])).await.unwrap();
+    let pairs: Vec<Pair> = bench.lines("pairs.jsonl");
+    let dpo: Vec<&Pair> = pairs.iter().filter(|pair| pair.part.trains_expander()).collect();
+
+    // Candidates of all queries but one, in another order, as plain texts without fingerprints.
+    let texts = ["water and topic", "a mill", "the thing itself", "nothing"];
+    let lines: Vec<String> =
+        dpo[1..].iter().rev().map(|pair| json!({"query": pair.query, "texts": texts}).to_string()).collect();
+    fs_err::write(bench.path("candidates.jsonl"), lines.join("\n") + "\n").unwrap();
+    let error = bench.run(&[], only(&[Stage::Candidates])).await.unwrap_err().to_string();
+    assert!(error.contains("nothing says what made it; take it as it is with --adopt candidates"), "{error}");
+    let adopt = |stages: &[Stage]| Options { adopt: stages.to_vec(), ..only(stages) };
+    bench.run(&[], adopt(&[Stage::Candidates])).await.unwrap();
+    assert_eq!(bench.steps.prompts.load(Ordering::SeqCst), 1, "only the missing one is written here");
+    let candidates: Vec<WrittenLine> = bench.lines("candidates.jsonl");
+    assert_eq!(candidates.len(), 12);
+    assert_eq!(candidates[3].texts.iter().map(|text| text.text.as_str()).collect::<Vec<_>>(), texts);
+    // Settings that it was not made with can't make it stale.
+    bench.run(&["candidates.samples=9"], only(&[Stage::Candidates])).await.unwrap();
+    assert!(bench.ears.stages("stage_started").is_empty());
+
+    // An adapter of another trainer.
+    bench.run(&[], only(&[Stage::Answers, Stage::Scores, Stage::Preferences])).await.unwrap();
+    fs_err::create_dir_all(bench.path("adapter")).unwrap();
+    fs_err::write(bench.path("adapter/adapter_config.json"), "{}").unwrap();
+    let error = bench.run(&[], adopt(&[Stage::Dpo])).await.unwrap_err().to_string();
+    assert!(error.contains("has no adapter_model.safetensors"), "{error}");
+    fs_err::write(bench.path("adapter/adapter_model.safetensors"), "x").unwrap();
+    bench.run(&[], adopt(&[Stage::Dpo])).await.unwrap();
+    bench.run(&[], Options::default()).await.unwrap();
+    let jobs = bench.steps.jobs.lock().unwrap().clone();
+    assert!(
+        !jobs.iter().any(|job| job.starts_with("dpo")) && jobs.iter().any(|job| job.starts_with("merge"))
+    );
+}
+
+#[tokio::test]
+async fn files_that_were_changed_are_noticed() {
+    let mut bench = Bench::new();
+    bench.run(&[], Options::default()).await.unwrap();
+    fs_err::write(bench.path("adapter/adapter_model.safetensors"), "changed").unwrap();
+    let error = bench.run(&[], Options::default()).await.unwrap_err().to_string();
+    assert!(error.contains("adapter has been changed since; take it as it is with --adopt dpo"), "{error}");
+    fs_err::remove_dir_all(bench.path("expander")).unwrap();
+    let redo = Options { redo: true, ..Options::default() };
+    bench.run(&[], redo).await.unwrap();
+    assert!(bench.path("expander/weights").is_file());
+    // The same adapter came out again, and so everything behind it is still good.
+    assert_eq!(bench.ears.stages("stage_started"), ["dpo", "merge"]);
+}
+
+#[tokio::test]
+async fn negatives_are_mined_and_a_weight_is_chosen() {
+    let mut bench = Bench::new();
+    let settings = [
+        "contrastive.mined_negatives=2",
+        "contrastive.mined_from=1",
+        "contrastive.mined_to=8",
+        "evaluation.query_weight=dev",
+    ];
+    bench.run(&settings, Options::default()).await.unwrap();
+    let examples: Vec<crate::example::ExampleLine> = bench.lines("examples.jsonl");
+    assert!(examples.iter().all(|line| line.negatives.len() == 3 && !line.negatives.contains(&line.positive)));
+    // The encoder knows words: what shares the query's river is found before what doesn't.
+    let river = |text: &str| text.split_whitespace().find(|word| word.starts_with("river")).unwrap().to_owned();
+    let alike = examples.iter().flat_map(|line| {
+        line.negatives[1..].iter().map(|negative| river(negative.as_str()) == river(&line.query))
+    });
+    assert!(alike.filter(|alike| *alike).count() > 11, "more than a quarter, where a seventh would be chance");
+    let weight: Value = serde_json::from_str(&read(&bench.path("weight.json"))).unwrap();
+    let chosen = weight["query_weight"].as_f64().unwrap();
+    assert!((0.0..=1.0).contains(&chosen) && weight["queries"] == 2);
+    assert!(!bench.path("arms/ft/weight.json").exists());
+}
+
+#[tokio::test]
+async fn a_warm_up_comes_first() {
+    let mut bench = Bench::new();
+    bench.run(&["warm_up.enabled=true"], Options::default()).await.unwrap();
+    let jobs: Vec<String> = bench.steps.jobs.lock().unwrap().clone();
+    assert_eq!(jobs[..3], ["warm-up from step 0", "merge from step 0", "dpo from step 0"]);
+    let pairs: Vec<Pair> = bench.lines("pairs.jsonl");
+    let manifest = Manifest::read(&bench.path("stages/warm-up.json")).unwrap().unwrap();
+    let dpo_train =
+        pairs.iter().filter(|p| p.part.trains_expander() && p.split == crate::Split::Train).count();
+    assert_eq!(manifest.summary["train"], dpo_train);
+}
+
+#[tokio::test]
+async fn another_runs_stages_are_taken_where_they_are_the_same() {
+    let mut bench = Bench::new();
+    bench.run(&[], Options::default()).await.unwrap();
+    let prompts = bench.steps.prompts.load(Ordering::SeqCst);
+    let second = bench.folder.join("second");
+    let out = format!("output={}", second.display());
+    let options = Options { reuse: vec![bench.path("")], ..Options::default() };
+    bench.run(&[&out, "encoder.model=teacher"], options).await.unwrap();
+    let started = bench.ears.stages("stage_started");
+    let taken: Vec<String> =
+        bench.ears.stages("note").into_iter().filter(|stage| !started.contains(stage)).collect();
+    // Another encoder: all that doesn't depend on it is taken, and nothing is written again but with a new adapter.
+    assert_eq!(taken, ["pairs", "candidates", "answers", "examples@ft"]);
+    assert!(bench.steps.prompts.load(Ordering::SeqCst) - prompts <= 24 + 4);
+    let manifest = Manifest::read(&second.join("stages/candidates.json")).unwrap().unwrap();
+    assert_eq!(manifest.outputs, bench.hashes("candidates"));
+    assert_eq!(read(&second.join("candidates.jsonl")), read(&bench.path("candidates.jsonl")));
+}
+
+#[tokio::test]
+async fn two_runs_never_share_a_folder() {
+    let bench = Bench::new();
+    let _lock = Lock::take(&bench.path("")).unwrap();
+    let recipe = bench.recipe(&[]);
+    let mut run = Run::new(&recipe, Options::default(), &bench.steps, &bench.ears).unwrap();
+    assert!(run.run().await.unwrap_err().to_string().contains("another run is at work"));
+}
+
+#[tokio::test]
+async fn a_model_that_only_a_server_has_counts_by_its_name() {
+    let mut bench = Bench::new();
+    let elsewhere = ["candidates.model=giant"];
+    let error = bench.run(&elsewhere, only(&[Stage::Pairs, Stage::Candidates])).await.unwrap_err();
+    assert!(error.to_string().contains("there is no model giant"), "{error}");
+    let served = ["candidates.model=giant", "machine.endpoint=http://127.0.0.1:1/v1"];
+    let planned = bench.plan(&served, Options::default());
+    assert!(matches!(planned[1].status, Status::Todo { .. }), "{:?}", planned[1].status);
+}

@@ -1,0 +1,192 @@
+//! Ranked lists and their scores: query vectors, averaged with what stands beside them (Eq. 8), and exact search.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use expandr_evaluation::metrics::Options;
+use expandr_evaluation::{Collection, Metric, Run, evaluate};
+use expandr_models::{Encoder, TextKind};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    Context,
+    encode::{encode, normalize},
+    generate::WrittenLine,
+    search::search,
+    vectors::{Contents, ids},
+    weight::Chosen,
+};
+use crate::example::{passage, repeated};
+use crate::folder::{LineFile, LineIndex, replace_file, replace_folder};
+use crate::pairs::query_id;
+use crate::plan::{SearchText, Work};
+use crate::progress::Meter;
+use crate::recipe::QueryWeight;
+use crate::{Error, Result, collections};
+
+/// How deep the ranked lists go at least.
+const DEPTH: usize = 100;
+
+/// `scores.json` of a row: what it reached.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RowScores {
+    /// By collection, in the recipe's order.
+    pub(crate) collections: Vec<CollectionScores>,
+}
+
+/// What a row reached on one collection.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CollectionScores {
+    /// Its name.
+    pub(crate) name: String,
+    /// Means by metric.
+    pub(crate) mean: BTreeMap<String, f64>,
+    /// Values by metric and query.
+    pub(crate) queries: BTreeMap<String, BTreeMap<String, f64>>,
+    /// Queries that were searched without an expansion though the row has them, because nothing was written.
+    pub(crate) without_expansion: usize,
+    /// Mean words of what stood beside the query.
+    pub(crate) mean_words: f64,
+}
+
+impl RowScores {
+    pub(crate) fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("scores.json");
+        let text = fs_err::read(&path)?;
+        serde_json::from_slice(&text).map_err(|error| {
+            Error::Input(format!("{}: not readable ({error}); do stage evaluation again", path.display()))
+        })
+    }
+}
+
+struct Job<'a> {
+    context: &'a Context<'a>,
+    encoder: &'a dyn Encoder,
+    text: SearchText,
+    weight: f32,
+    expansions: Option<LineIndex>,
+    metrics: Vec<Metric>,
+}
+
+/// Searches, scores, and writes runs in TREC form beside scores.json.
+pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
+    let Work::Evaluation { encoder, vectors, text, expansions, weight } = &context.node.work else {
+        return Err(Error::Input("not a stage of evaluation".into()));
+    };
+    let encoder = context.steps.encoder(&context.encoder(*encoder).0).await?;
+    let metrics: std::result::Result<Vec<Metric>, _> =
+        context.recipe.evaluation.metrics.iter().map(|name| name.parse()).collect();
+    let expansions = match expansions {
+        Some(node) => Some(LineIndex::open(&context.output(node.0, 0))?),
+        None => None,
+    };
+    let weight = match (weight, context.recipe.evaluation.query_weight) {
+        (Some(node), _) => Chosen::read(&context.output(node.0, 0))?.query_weight,
+        (None, QueryWeight::Fixed(weight)) => weight,
+        // Nothing to weigh.
+        (None, QueryWeight::Dev) => 1.0,
+    };
+    let job = Job { weight: weight as f32, context, encoder: encoder.as_ref(), text: *text, expansions, metrics: metrics? };
+    let folder = context.output(vectors.0, 0);
+    let contents = Contents::read(&folder)?;
+    let opened = collections::open(context.recipe)?;
+    let out = context.work().join("runs");
+    fs_err::create_dir_all(&out)?;
+    let mut scores = RowScores::default();
+    let mut meter = Meter::new(context.observer, context.name, "collections", opened.len(), 0);
+    for (collection, vectors) in opened.iter().zip(&contents.collections) {
+        let ids = ids(&folder, &vectors.file)?;
+        let place = folder.join(format!("{}.f32", vectors.file));
+        let (run, mut found) = job.search(collection, &place, &ids).await?;
+        write_run(&run, &out.join(format!("{}.trec", vectors.file)))?;
+        job.score(collection, &run, &mut found);
+        scores.collections.push(found);
+        meter.add(1);
+    }
+    let json = serde_json::to_vec(&scores).map_err(|error| Error::Input(error.to_string()))?;
+    replace_file(&out.join("scores.json"), &json)?;
+    replace_folder(&out, &context.own(0))?;
+    let means: BTreeMap<&str, &BTreeMap<String, f64>> =
+        scores.collections.iter().map(|scores| (scores.name.as_str(), &scores.mean)).collect();
+    Ok(json!({ "mean": means, "query_weight": weight }))
+}
+
+impl Job<'_> {
+    async fn search(
+        &self,
+        collection: &Collection,
+        vectors: &Path,
+        ids: &[String],
+    ) -> Result<(Run, CollectionScores)> {
+        let mut scores = CollectionScores { name: collection.name.clone(), ..CollectionScores::default() };
+        let texts: Vec<String> = collection.queries.iter().map(|query| query.text.clone()).collect();
+        let batch = self.context.recipe.machine.encode_batch;
+        let mut queries = encode(self.encoder, TextKind::Query, texts.clone(), batch).await?;
+        queries.iter_mut().for_each(|vector| normalize(vector));
+        if self.text != SearchText::Query {
+            let mut positions = Vec::new();
+            let mut beside = Vec::new();
+            for (position, text) in texts.iter().enumerate() {
+                match self.beside(text)? {
+                    Some(found) => {
+                        scores.mean_words += found.split_whitespace().count() as f64 / texts.len() as f64;
+                        positions.push(position);
+                        beside.push(found);
+                    }
+                    None => scores.without_expansion += 1,
+                }
+            }
+            let expansions = encode(self.encoder, TextKind::Document, beside, batch).await?;
+            for (position, mut expansion) in positions.into_iter().zip(expansions) {
+                normalize(&mut expansion);
+                for (query, expansion) in queries[position].iter_mut().zip(&expansion) {
+                    *query = self.weight * *query + (1.0 - self.weight) * expansion;
+                }
+            }
+        }
+        let deepest = self.metrics.iter().filter_map(|metric| metric.cut).max().unwrap_or(0).max(DEPTH);
+        // One more, for the query's own document is dropped.
+        let hits = search(vectors, ids, &queries, deepest + 1)?;
+        let mut run = Run::new();
+        for (query, hits) in collection.queries.iter().zip(hits) {
+            run.insert(&query.id, hits)?;
+        }
+        run.drop_own_documents();
+        run.truncate(deepest);
+        Ok((run, scores))
+    }
+
+    /// What stands beside a query.
+    fn beside(&self, query: &str) -> Result<Option<String>> {
+        let Some(expansions) = &self.expansions else { return Ok(None) };
+        let line: WrittenLine = expansions.get(&query_id(query))?;
+        let written = line.texts.first().and_then(|text| passage(&text.text));
+        Ok(match self.text {
+            SearchText::Query => None,
+            SearchText::Expansion => written,
+            SearchText::Repetition => repeated(query, written.as_deref().unwrap_or_default()),
+        })
+    }
+
+    fn score(&self, collection: &Collection, run: &Run, scores: &mut CollectionScores) {
+        // With fewer queries on purpose, those left out are not failures.
+        let whole = self.context.recipe.evaluation.max_queries.is_none();
+        let options = Options { missing_count_as_zero: whole, ..Options::default() };
+        let found = evaluate(&collection.qrels, run, &self.metrics, &options);
+        for (column, metric) in self.metrics.iter().enumerate() {
+            let name = metric.to_string();
+            scores.mean.insert(name.clone(), found.mean[column]);
+            let values = found.per_query.iter().map(|(query, values)| (query.clone(), values[column]));
+            scores.queries.insert(name, values.collect());
+        }
+    }
+}
+
+fn write_run(run: &Run, path: &PathBuf) -> Result<()> {
+    let mut bytes = Vec::new();
+    run.write("expandr", &mut bytes)?;
+    let mut file = LineFile::create(path)?;
+    file.write_bytes(&bytes)?;
+    file.finish()
+}

@@ -1,0 +1,170 @@
+//! What each stage does with its files.
+//!
+//! - `pairs`: sources to pairs.jsonl.
+//! - `generate`: candidates, answers, expansions: one prompt a query, resumable query by query.
+//! - `encode`: texts to vectors in calls of bounded size; similarities.
+//! - `scores`, `preferences`: similarities, then rewards and preference pairs.
+//! - `negatives`: hard negatives that the untrained encoder finds; `examples`: what the encoder is trained on.
+//! - `train`: the jobs of [`crate::steps::Steps`], in folders that take their names when they are whole.
+//! - `base_encoder`: the first layers of an encoder.
+//! - `weight`: the weight of the query in the search, chosen on development data.
+//! - `vectors`, `search`, `evaluation`, `report`: the collections' vectors, exact search, scores, and the table.
+
+mod base_encoder;
+mod encode;
+mod evaluation;
+mod examples;
+mod generate;
+mod negatives;
+mod pairs;
+mod preferences;
+mod queries;
+mod report;
+mod scores;
+mod search;
+mod train;
+mod vectors;
+mod weight;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::Result;
+use crate::folder::work_folder;
+use crate::plan::{EncoderRef, ExpanderRef, Graph, Node, NodeId, Stage};
+use crate::progress::{Event, Observer};
+use crate::recipe::Recipe;
+use crate::steps::{Model, Steps};
+
+pub use self::generate::{WrittenLine, WrittenText};
+pub use self::scores::ScoreLine;
+
+/// What a stage has at hand.
+pub(crate) struct Context<'a> {
+    pub(crate) recipe: &'a Recipe,
+    pub(crate) steps: &'a dyn Steps,
+    pub(crate) observer: &'a dyn Observer,
+    pub(crate) graph: &'a Graph,
+    pub(crate) node: &'a Node,
+    /// The node's name in events and messages.
+    pub(crate) name: &'a str,
+    /// The run folder.
+    pub(crate) folder: &'a Path,
+    /// Hashes of what the node reads.
+    pub(crate) inputs: &'a BTreeMap<String, String>,
+}
+
+/// Does a stage; what is to be said of it comes back.
+pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
+    match context.node.stage() {
+        Stage::Pairs => pairs::run(context),
+        Stage::Candidates | Stage::Answers | Stage::Expansions | Stage::TestExpansions => {
+            generate::run(context).await
+        }
+        Stage::Scores => scores::run(context).await,
+        Stage::Preferences => preferences::run(context),
+        Stage::Negatives => negatives::run(context).await,
+        Stage::Examples => examples::run(context),
+        Stage::WarmUp
+        | Stage::WarmExpander
+        | Stage::BaseEncoder
+        | Stage::Dpo
+        | Stage::Merge
+        | Stage::Contrastive => train::run(context).await,
+        Stage::Vectors => vectors::run(context).await,
+        Stage::Weight => weight::run(context).await,
+        Stage::Evaluation => evaluation::run(context).await,
+        Stage::Report => report::run(context).await,
+    }
+}
+
+/// Takes the lines of a stage that works query by query from its own output, which was made elsewhere; how many.
+pub(crate) fn adopt(context: &Context<'_>) -> Result<usize> {
+    match context.node.stage() {
+        Stage::Scores => scores::adopt(context),
+        _ => generate::adopt(context),
+    }
+}
+
+/// Whether the outputs of any other stage can be taken as they are.
+pub(crate) fn check(context: &Context<'_>) -> Result<()> {
+    match context.node.stage() {
+        Stage::Pairs => check_lines::<crate::pairs::Pair>(&context.own(0)),
+        Stage::Preferences => {
+            check_lines::<crate::preference::PreferenceLine>(&context.own(0))?;
+            check_lines::<crate::preference::PreferenceLine>(&context.own(1))
+        }
+        Stage::Negatives => check_lines::<negatives::NegativesLine>(&context.own(0)),
+        Stage::Examples => {
+            check_lines::<crate::example::ExampleLine>(&context.own(0))?;
+            check_lines::<crate::example::ExampleLine>(&context.own(1))
+        }
+        Stage::Vectors | Stage::Weight | Stage::Evaluation | Stage::Report => Err(crate::Error::Stage {
+            stage: context.name.to_owned(),
+            detail: "can't be taken from elsewhere; it is computed from what can".into(),
+        }),
+        _ => train::check(context, &context.own(0)),
+    }
+}
+
+fn check_lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<()> {
+    crate::folder::JsonLines::<T>::open(path)?.try_for_each(|line| line.map(|_| ()))
+}
+
+/// How an output of a node is called among the inputs of another: its path in the run folder.
+pub(crate) fn input_label(node: &Node, output: &str) -> String {
+    node.home.join(output).to_string_lossy().replace('\\', "/")
+}
+
+impl Context<'_> {
+    /// The n-th output of a node.
+    pub(crate) fn output(&self, node: NodeId, index: usize) -> PathBuf {
+        let node = &self.graph.nodes[node];
+        self.folder.join(&node.home).join(node.stage().outputs()[index])
+    }
+
+    /// The n-th output of this node.
+    pub(crate) fn own(&self, index: usize) -> PathBuf {
+        self.folder.join(&self.node.home).join(self.node.stage().outputs()[index])
+    }
+
+    /// Where what isn't finished is kept.
+    pub(crate) fn work(&self) -> PathBuf {
+        work_folder(self.folder, self.node)
+    }
+
+    pub(crate) fn note(&self, text: &str) {
+        self.observer.observe(&Event::Note { stage: self.name, text });
+    }
+
+    /// A language model, and a hash of its weights.
+    pub(crate) fn expander(&self, model: ExpanderRef) -> (Model, String) {
+        let base = &self.recipe.expander.model;
+        let named = |name: &String| (Model::Named(name.clone()), self.hash("expander"));
+        match model {
+            ExpanderRef::Base => named(base),
+            ExpanderRef::CandidateWriter => named(self.recipe.candidates.model.as_ref().unwrap_or(base)),
+            ExpanderRef::AnswerWriter => named(self.recipe.answers.model.as_ref().unwrap_or(base)),
+            ExpanderRef::Made(node) => (Model::Made(self.output(node.0, 0)), self.made_hash(node.0)),
+        }
+    }
+
+    /// An encoder, and a hash of its weights.
+    pub(crate) fn encoder(&self, model: EncoderRef) -> (Model, String) {
+        match model {
+            EncoderRef::Base => (Model::Named(self.recipe.encoder.model.clone()), self.hash("encoder")),
+            EncoderRef::Made(node) => (Model::Made(self.output(node.0, 0)), self.made_hash(node.0)),
+        }
+    }
+
+    fn made_hash(&self, node: NodeId) -> String {
+        let node = &self.graph.nodes[node];
+        self.hash(&input_label(node, node.stage().outputs()[0]))
+    }
+
+    fn hash(&self, label: &str) -> String {
+        self.inputs.get(label).cloned().unwrap_or_default()
+    }
+}
