@@ -6,13 +6,11 @@ use crate::Result;
 use crate::recipe::Recipe;
 use crate::seed::draw;
 
-/// Opens the evaluation's collections (a folder of collections counts as all of them), with as many queries of each
-/// as the recipe wants.
+/// Opens the evaluation's collections, with as many queries of each as the recipe wants.
 pub(crate) fn open(recipe: &Recipe) -> Result<Vec<Collection>> {
     let mut collections = Vec::new();
     for settings in &recipe.evaluation.collections {
-        collections
-            .extend(Collection::open_all(&recipe.data_path(&settings.path), settings.split.as_deref())?);
+        collections.push(Collection::open(&recipe.data_path(&settings.path), settings.split.as_deref())?);
     }
     if let Some(limit) = recipe.evaluation.max_queries {
         for collection in &mut collections {

@@ -33,6 +33,8 @@ pub struct Collection {
     /// The judgments.
     pub qrels: Qrels,
     corpus: PathBuf,
+    queries_file: PathBuf,
+    qrels_file: PathBuf,
 }
 
 impl Collection {
@@ -51,20 +53,21 @@ impl Collection {
             return Err(no_corpus(folder));
         }
         let split = split.unwrap_or(if name == "msmarco" { "dev" } else { "test" }).to_owned();
-        let qrels = Qrels::read(&qrels_path(folder, &split)?)?;
-        let queries_path = folder.join("queries.jsonl");
-        let mut queries = read_queries(&queries_path)?;
+        let qrels_file = qrels_path(folder, &split)?;
+        let qrels = Qrels::read(&qrels_file)?;
+        let queries_file = folder.join("queries.jsonl");
+        let mut queries = read_queries(&queries_file)?;
         queries.retain(|query| qrels.judgments(&query.id).is_some());
         let with_text: HashSet<&str> = queries.iter().map(|query| query.id.as_str()).collect();
         if let Some(orphan) = qrels.queries().find(|id| !with_text.contains(id)) {
             return Err(Error::file(
-                &queries_path,
+                &queries_file,
                 format!(
                     "query {orphan:?} is judged in split {split:?} and missing here; the two files don't belong together"
                 ),
             ));
         }
-        Ok(Self { name, split, queries, qrels, corpus })
+        Ok(Self { name, split, queries, qrels, corpus, queries_file, qrels_file })
     }
 
     /// The documents, streamed from disk.
@@ -89,6 +92,11 @@ impl Collection {
     /// Where the documents are.
     pub fn corpus_path(&self) -> &Path {
         &self.corpus
+    }
+
+    /// Where queries and judgments are.
+    pub fn query_paths(&self) -> [&Path; 2] {
+        [&self.queries_file, &self.qrels_file]
     }
 
     /// Reads the whole corpus once: counts, and judged documents that it lacks (which no system can find).

@@ -78,18 +78,13 @@ pub(super) fn read(intake: &mut Intake<'_>) -> Result<()> {
                 None => None,
             },
         };
-        match positive.map(|text| unescape(&text)) {
-            Some(positive) if !positive.trim().is_empty() => intake.example(Example {
-                query: claim.claim,
-                positive,
-                label: claim.label,
-                negatives: Vec::new(),
-            }),
-            _ => {
-                intake.without_positive();
-                Ok(())
-            }
-        }
+        // Without evidence, or with evidence that the dump lacks, there is nothing to learn.
+        intake.example(Example {
+            query: claim.claim,
+            positive: positive.map(|text| unescape(&text)).unwrap_or_default(),
+            label: claim.label,
+            negatives: Vec::new(),
+        })
     })
 }
 

@@ -109,11 +109,11 @@ impl<'a> Intake<'a> {
 
     fn refusal(&self, example: &Example) -> Option<Refusal> {
         let labels = &self.source.labels;
-        if example.query.trim().is_empty() || example.positive.trim().is_empty() {
-            return Some(Refusal::WithoutPositive);
+        if !labels.is_empty() && !example.label.as_ref().is_some_and(|label| labels.contains(label)) {
+            return Some(Refusal::OtherLabel);
         }
-        let wanted = labels.is_empty() || example.label.as_ref().is_some_and(|label| labels.contains(label));
-        (!wanted).then_some(Refusal::OtherLabel)
+        let empty = example.query.trim().is_empty() || example.positive.trim().is_empty();
+        empty.then_some(Refusal::WithoutPositive)
     }
 
     /// An example of which the source says that nothing answers it, or that can't be looked up.

@@ -136,7 +136,7 @@ fn fever_evidence_is_looked_up() {
         examples[0].positive,
         format!("{lake} Lake Aldín ( or Aldin ) is deep . It was dammed in 1911 .")
     );
-    assert_eq!((counts.kept, counts.without_positive, counts.other_label), (1, 2, 1));
+    assert_eq!((counts.kept, counts.without_positive, counts.other_label), (1, 1, 2));
 }
 
 #[test]

@@ -373,23 +373,17 @@ impl<'a> Run<'a> {
         Ok(hash)
     }
 
-    /// The files of a collection, or of all collections in a folder of them.
+    /// The files of a collection.
     fn collection(&mut self, folder: &Path, split: Option<&str>, part: CollectionPart) -> Result<String> {
-        let mut parts = Vec::new();
-        for collection in expandr_evaluation::Collection::open_all(folder, split)? {
-            let corpus = collection.corpus_path();
-            let folder = corpus.parent().unwrap_or(corpus);
-            let judgments = folder.join("qrels").join(format!("{}.tsv", collection.split));
-            let files: Vec<PathBuf> = match part {
-                CollectionPart::Documents => vec![corpus.to_owned()],
-                CollectionPart::Queries => vec![folder.join("queries.jsonl"), judgments],
-                CollectionPart::All => vec![corpus.to_owned(), folder.join("queries.jsonl"), judgments],
-            };
-            for file in files {
-                parts.push(self.hashes.of(&file)?);
-            }
-        }
-        Ok(crate::seed::sha256(parts.join("\n").as_bytes()))
+        let collection = expandr_evaluation::Collection::open(folder, split)?;
+        let [queries, judgments] = collection.query_paths();
+        let files = match part {
+            CollectionPart::Documents => vec![collection.corpus_path()],
+            CollectionPart::Queries => vec![queries, judgments],
+            CollectionPart::All => vec![collection.corpus_path(), queries, judgments],
+        };
+        let hashes: Result<Vec<String>> = files.into_iter().map(|file| self.hashes.of(file)).collect();
+        Ok(crate::seed::sha256(hashes?.join("\n").as_bytes()))
     }
 
     /// A model's weights; where they are not on this machine (a remote server has them), its name must do.

@@ -60,10 +60,8 @@ pub(crate) fn run(context: &Context<'_>) -> Result<Value> {
 fn held_out(recipe: &Recipe) -> Result<HeldOut> {
     let mut held_out = HeldOut::default();
     for settings in &recipe.data.held_out {
-        for collection in Collection::open_all(&recipe.data_path(&settings.path), settings.split.as_deref())?
-        {
-            held_out.add_collection(&collection);
-        }
+        held_out
+            .add_collection(&Collection::open(&recipe.data_path(&settings.path), settings.split.as_deref())?);
     }
     // All queries of the evaluation, also those that `max_queries` leaves out.
     let whole = Recipe {

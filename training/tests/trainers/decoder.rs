@@ -284,7 +284,7 @@ fn a_model_without_adapters_at_first_trains_their_second_matrices_first() -> Res
     let task = dpo(&decoder, &data, DpoSettings::default())?;
     let mut gradients = Gradients::new(decoder.parameters());
     let outcome = task.step(&[0, 1], Key::new(0), &mut gradients)?;
-    assert!((outcome.loss - 2f64.ln()).abs() < 1e-9, "policy and reference differ: {}", outcome.loss);
+    assert!((outcome.loss - 2f64.ln()).abs() < 1e-6, "policy and reference differ: {}", outcome.loss);
     assert!(
         !gradients.check(decoder.parameters())?,
         "A's zero gradient must be excused, and looked at again"
