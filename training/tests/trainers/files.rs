@@ -6,7 +6,7 @@ use expandr_models::trainable::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterFile, AdapterTask, CompletionBatch, Method, Pass, TextBatch,
     TextLengths, TrainableDecoder, TrainableEncoder, TrainableOptions, merge_adapter, truncate_layers,
 };
-use expandr_models::{Encoder, Priority, TextKind, encoder};
+use expandr_models::{Priority, TextKind, encoder};
 
 use crate::decoder::{Data, MODELS, adapted, full};
 use crate::support::{checkpoint, fixture};
