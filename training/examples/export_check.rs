@@ -12,8 +12,8 @@ use expandr_models::trainable::{
     AdapterFile, AdapterTask, CompletionBatch, DecoderText, LoraSettings, Method, Pass, TextBatch,
     TextLengths, TrainableDecoder, TrainableEncoder, TrainableOptions, merge_adapter,
 };
-use expandr_training::contrastive::{ContrastiveSettings, ContrastiveTask, ContrastiveText, tokenize};
-use expandr_training::dpo::{DpoSettings, DpoTask, Limits, PreferenceText, tokenize_preferences};
+use expandr_training::contrastive::{ContrastiveOptions, ContrastiveTask, ContrastiveText, tokenize};
+use expandr_training::dpo::{DpoOptions, DpoTask, Limits, PreferenceText, tokenize_preferences};
 use expandr_training::trainer::{Event, StopSignal, Surroundings, Task, TrainerSettings, train};
 use serde_json::{Value, json};
 
@@ -84,8 +84,7 @@ fn export_encoder(folder: &Path, out: &Path) -> Result<Value> {
         positive: positive.into(),
         negatives: vec![negative.into()],
     });
-    let settings =
-        ContrastiveSettings { normalize: true, temperature: 0.05, ..ContrastiveSettings::default() };
+    let settings = ContrastiveOptions { normalize: true, temperature: 0.05, ..ContrastiveOptions::default() };
     let mut expected = json!({ "texts": ROWS.concat() });
     let adapter = lora(&["query", "value"]);
     for (name, method) in [("encoder", Method::Full), ("encoder-merged", Method::Lora(adapter.clone()))] {
@@ -124,11 +123,12 @@ fn export_decoder(folder: &Path, out: &Path) -> Result<Value> {
         prompt: format!("Please write a passage to answer the question:\nQuestion: {query}\nPassage:"),
         chosen: positive.into(),
         rejected: negative.into(),
+        cut: [false; 2],
     });
     let limits = Limits { max_length: 612, max_prompt_length: 100 };
     let (examples, _) = tokenize_preferences(&text, &preferences, limits)?;
     let task =
-        DpoTask::new(&decoder, DpoSettings::default(), examples.clone(), Vec::new(), None, &mut |_, _| ())?;
+        DpoTask::new(&decoder, DpoOptions::default(), examples.clone(), Vec::new(), None, &mut |_, _| ())?;
     fit(&task, 1e-3)?;
     let base = folder.to_string_lossy();
     let file = AdapterFile::of(decoder.parameters(), &settings, AdapterTask::CausalLm, &base)?;

@@ -10,8 +10,8 @@ use candle_core::Device;
 use expandr_models::trainable::{
     Gradients, Key, LoraSettings, Method, TextLengths, TrainableDecoder, TrainableEncoder, TrainableOptions,
 };
-use expandr_training::contrastive::{ContrastiveExample, ContrastiveSettings, ContrastiveTask};
-use expandr_training::dpo::{DpoSettings, DpoTask, PreferenceExample};
+use expandr_training::contrastive::{ContrastiveExample, ContrastiveOptions, ContrastiveTask};
+use expandr_training::dpo::{DpoOptions, DpoTask, PreferenceExample};
 use expandr_training::optim::{AdamW, AdamWSettings, clip_scale};
 use expandr_training::trainer::Task;
 use serde::Deserialize;
@@ -49,7 +49,7 @@ fn main() -> Result<()> {
             };
             let examples = data.queries.iter().zip(&data.passages).map(example).collect();
             let settings =
-                ContrastiveSettings { normalize: true, temperature: 0.05, ..ContrastiveSettings::default() };
+                ContrastiveOptions { normalize: true, temperature: 0.05, ..ContrastiveOptions::default() };
             let task = ContrastiveTask::new(&encoder, settings, examples, Vec::new())?;
             measure(&task, steps, 5e-5)
         }
@@ -72,7 +72,7 @@ fn main() -> Result<()> {
                 };
             let examples = data.prompts.iter().zip(completions).map(example).collect();
             let checkpoint_activations = kind == "dpo-checkpointed";
-            let settings = DpoSettings { checkpoint_activations, ..DpoSettings::default() };
+            let settings = DpoOptions { checkpoint_activations, ..DpoOptions::default() };
             let task = DpoTask::new(&decoder, settings, examples, Vec::new(), None, &mut |_, _| ())?;
             measure(&task, steps, 1e-3)
         }

@@ -40,6 +40,7 @@ mod stages;
 pub mod steps;
 pub mod text;
 pub mod trainer;
+pub mod trainers;
 pub mod writer;
 
 pub use error::{Error, Result};

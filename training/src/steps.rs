@@ -32,6 +32,8 @@ pub struct Places<'a> {
     pub work: &'a Path,
     /// An empty folder for the outcome. It takes its final name when the job returns.
     pub out: &'a Path,
+    /// Lines of JSON are added to this file: what happened, step by step.
+    pub log: &'a Path,
 }
 
 /// Supervised training of a language model on gold passages.

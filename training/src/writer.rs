@@ -1,12 +1,13 @@
 //! The seam to what generates text: several samples of one prompt.
 //!
-//! Any [`Expander`] serves by way of [`OneByOne`], which asks for every sample on its own. An engine that reads a
-//! prompt once and continues it several times implements [`Writer`] itself.
+//! Any [`Expander`] serves by way of [`OneByOne`], which asks for every sample on its own. [`Batched`] reads a prompt
+//! once and continues it several times.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use expandr_models::expander::batched::BatchedExpander;
 use expandr_models::{Error as ModelError, Expander, Generation, GenerationRequest, Sampling};
 use futures::future::try_join_all;
 use tokio::sync::Semaphore;
@@ -97,6 +98,36 @@ impl Writer for OneByOne {
 
     async fn write(&self, prompt: &str, samplings: &[Sampling]) -> Result<Vec<Generation>> {
         try_join_all(samplings.iter().map(|sampling| self.one(prompt, *sampling))).await
+    }
+}
+
+/// A [`Writer`] over our own decoder: one reading of a prompt for all its samples.
+pub struct Batched(Arc<BatchedExpander>);
+
+impl Batched {
+    /// Its queue must have room for two prompts' samples more than it has places.
+    pub fn new(expander: Arc<BatchedExpander>) -> Self {
+        Self(expander)
+    }
+}
+
+#[async_trait]
+impl Writer for Batched {
+    fn id(&self) -> &str {
+        &self.0.info().id
+    }
+
+    fn honours_seed(&self) -> bool {
+        true
+    }
+
+    fn concurrency(&self) -> usize {
+        self.0.info().concurrency
+    }
+
+    async fn write(&self, prompt: &str, samplings: &[Sampling]) -> Result<Vec<Generation>> {
+        let streams = self.0.decoder().sample(prompt, samplings)?;
+        Ok(try_join_all(streams.into_iter().map(|stream| stream.collect_until(None))).await?)
     }
 }
 

@@ -5,8 +5,10 @@ use std::{path::PathBuf, sync::Arc};
 use async_trait::async_trait;
 use expandr_models::{
     DeviceChoice, Encoder, Expander,
+    decoder::DecoderOptions,
     encoder::EncoderOptions,
     expander::{
+        batched,
         mistral::{self, MistralOptions},
         openai::{OpenAiExpander, OpenAiOptions},
     },
@@ -16,9 +18,11 @@ use expandr_training::{
     Error, Model, Result, Steps, Writer,
     recipe::MachineSettings,
     steps::{ContrastiveJob, DpoJob, MergeJob, WarmUpJob},
-    writer::OneByOne,
+    trainers,
+    writer::{Batched, OneByOne},
 };
 use serde_json::Value;
+use tokio::task::block_in_place;
 
 /// Texts that may wait for the encoder.
 const ENCODER_QUEUE: usize = 4096;
@@ -39,6 +43,12 @@ impl LocalSteps {
             Model::Named(name) => self.locate(name, role),
             Model::Made(folder) => Ok(folder.clone()),
         }
+    }
+
+    /// Whether our own decoder writes: on a CPU, with an architecture that it knows.
+    fn is_batched(&self, model: &Model) -> Result<bool> {
+        let device = self.device.open()?;
+        Ok(device.is_cpu() && batched::supports(&self.folder(model, Role::Expander)?))
     }
 
     /// A client of the recipe's endpoint.
@@ -75,6 +85,15 @@ impl Steps for LocalSteps {
     async fn writer(&self, model: &Model) -> Result<Arc<dyn Writer>> {
         let expander: Arc<dyn Expander> = match &self.machine.endpoint {
             Some(endpoint) => self.remote(endpoint, model)?,
+            None if self.is_batched(model)? => {
+                let mut options =
+                    DecoderOptions { queue_capacity: EXPANDER_QUEUE, ..DecoderOptions::default() };
+                if self.machine.concurrency > 0 {
+                    options.places = self.machine.concurrency;
+                }
+                let expander = batched::load(&self.folder(model, Role::Expander)?, options).await?;
+                return Ok(Arc::new(Batched::new(expander)));
+            }
             None => {
                 let options = MistralOptions {
                     device: self.device,
@@ -100,25 +119,22 @@ impl Steps for LocalSteps {
         Ok(encoder?)
     }
 
-    async fn warm_up(&self, _job: &WarmUpJob<'_>) -> Result<Value> {
-        no_trainer("warm-up")
+    async fn warm_up(&self, job: &WarmUpJob<'_>) -> Result<Value> {
+        let device = self.device.open()?;
+        block_in_place(|| trainers::warm_up(job, &device))
     }
 
-    async fn dpo(&self, _job: &DpoJob<'_>) -> Result<Value> {
-        no_trainer("dpo")
+    async fn dpo(&self, job: &DpoJob<'_>) -> Result<Value> {
+        let device = self.device.open()?;
+        block_in_place(|| trainers::dpo(job, &device))
     }
 
-    async fn merge(&self, _job: &MergeJob<'_>) -> Result<Value> {
-        no_trainer("merge")
+    async fn merge(&self, job: &MergeJob<'_>) -> Result<Value> {
+        block_in_place(|| trainers::merge(job))
     }
 
-    async fn contrastive(&self, _job: &ContrastiveJob<'_>) -> Result<Value> {
-        no_trainer("contrastive")
+    async fn contrastive(&self, job: &ContrastiveJob<'_>) -> Result<Value> {
+        let device = self.device.open()?;
+        block_in_place(|| trainers::contrastive(job, &device))
     }
-}
-
-fn no_trainer(stage: &str) -> Result<Value> {
-    Err(Error::Input(format!(
-        "this build has no trainer for stage {stage}; do it elsewhere, as docs/training.md shows, and take it with --adopt {stage}"
-    )))
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Tensor, Var};
 
-use super::{ContrastiveSettings, examples::Layout};
+use super::{ContrastiveOptions, examples::Layout};
 use crate::trainer::Figures;
 use crate::{Error, Result};
 
@@ -16,7 +16,7 @@ const NO_NEGATIVE: f32 = -1e9;
 pub(super) fn loss(
     vectors: &Tensor,
     layout: &Layout<'_>,
-    settings: &ContrastiveSettings,
+    settings: &ContrastiveOptions,
     gradient: bool,
 ) -> Result<(f64, Tensor, Figures)> {
     let leaf = Var::from_tensor(&vectors.detach())?;
@@ -36,7 +36,7 @@ pub(super) fn loss(
 }
 
 /// queries × passages, divided by the temperature.
-fn scores(vectors: &Tensor, layout: &Layout<'_>, settings: &ContrastiveSettings) -> Result<Tensor> {
+fn scores(vectors: &Tensor, layout: &Layout<'_>, settings: &ContrastiveOptions) -> Result<Tensor> {
     let device = vectors.device();
     let vectors = if settings.normalize {
         vectors.broadcast_div(&(vectors.sqr()?.sum_keepdim(1)? + 1e-24)?.sqrt()?)?

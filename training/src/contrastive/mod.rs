@@ -22,7 +22,7 @@ use crate::{Error, Result};
 /// The loss and how it is computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct ContrastiveSettings {
+pub struct ContrastiveOptions {
     /// The weight of the query's vector; the expansions' mean has 1 less it (Eq. 8: 0.5). A query without expansions
     /// stands alone.
     pub query_weight: f64,
@@ -41,7 +41,7 @@ pub struct ContrastiveSettings {
     pub evaluation_batch: usize,
 }
 
-impl Default for ContrastiveSettings {
+impl Default for ContrastiveOptions {
     /// As the paper's code trains.
     fn default() -> Self {
         Self {
@@ -56,7 +56,7 @@ impl Default for ContrastiveSettings {
     }
 }
 
-impl ContrastiveSettings {
+impl ContrastiveOptions {
     fn check(&self) -> Result<()> {
         let wrong = |detail: String| Err(Error::Input(detail));
         if !(0.0..=1.0).contains(&self.query_weight) {
@@ -75,7 +75,7 @@ impl ContrastiveSettings {
 /// An encoder with its examples.
 pub struct ContrastiveTask<'a> {
     encoder: &'a TrainableEncoder,
-    settings: ContrastiveSettings,
+    settings: ContrastiveOptions,
     train: Vec<ContrastiveExample>,
     dev: Vec<ContrastiveExample>,
     lengths: Vec<usize>,
@@ -89,7 +89,7 @@ impl<'a> ContrastiveTask<'a> {
     /// When a setting makes no sense.
     pub fn new(
         encoder: &'a TrainableEncoder,
-        settings: ContrastiveSettings,
+        settings: ContrastiveOptions,
         train: Vec<ContrastiveExample>,
         dev: Vec<ContrastiveExample>,
     ) -> Result<Self> {

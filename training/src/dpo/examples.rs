@@ -14,6 +14,8 @@ pub struct PreferenceText {
     pub chosen: String,
     /// The worse one.
     pub rejected: String,
+    /// Chosen, rejected: whether the model was cut short there, so that no end is to be learnt.
+    pub cut: [bool; 2],
 }
 
 /// A preference as tokens.
@@ -84,10 +86,13 @@ pub fn tokenize_preferences(
     let mut examples = Vec::with_capacity(preferences.len());
     for preference in preferences {
         let prompt = limits.prompt(text.prompt(&preference.prompt)?, &mut shortened);
-        let mut answer = |answer: &str| -> Result<Vec<u32>> {
-            Ok(limits.completion(text.passage(answer)?, text.end(), prompt.len(), &mut shortened))
+        let mut answer = |answer: &str, cut: bool| -> Result<Vec<u32>> {
+            let end = (!cut).then(|| text.end());
+            Ok(limits.completion(text.passage(answer)?, end, prompt.len(), &mut shortened))
         };
-        let (chosen, rejected) = (answer(&preference.chosen)?, answer(&preference.rejected)?);
+        let [chosen_cut, rejected_cut] = preference.cut;
+        let chosen = answer(&preference.chosen, chosen_cut)?;
+        let rejected = answer(&preference.rejected, rejected_cut)?;
         examples.push(PreferenceExample { prompt, chosen, rejected });
     }
     Ok((examples, shortened))
@@ -108,7 +113,7 @@ pub fn tokenize_completions(
     for example in completions {
         let prompt = limits.prompt(text.prompt(&example.prompt)?, &mut shortened);
         let answer = text.passage(&example.completion)?;
-        let completion = limits.completion(answer, text.end(), prompt.len(), &mut shortened);
+        let completion = limits.completion(answer, Some(text.end()), prompt.len(), &mut shortened);
         examples.push(CompletionExample { prompt, completion });
     }
     Ok((examples, shortened))
@@ -134,11 +139,11 @@ impl Limits {
     fn completion(
         self,
         mut answer: Vec<u32>,
-        end: u32,
+        end: Option<u32>,
         prompt: usize,
         shortened: &mut Shortened,
     ) -> Vec<u32> {
-        answer.push(end);
+        answer.extend(end);
         let room = self.max_length - prompt;
         shortened.completions += usize::from(answer.len() > room);
         answer.truncate(room);
@@ -184,8 +189,9 @@ mod tests {
         let mut shortened = Shortened::default();
         assert_eq!(limits.prompt(vec![1, 2, 3, 4], &mut shortened), [2, 3, 4]);
         assert_eq!(limits.prompt(vec![1, 2], &mut shortened), [1, 2]);
-        assert_eq!(limits.completion(vec![7, 8], 9, 3, &mut shortened), [7, 8, 9]);
-        assert_eq!(limits.completion(vec![7, 8, 7], 9, 3, &mut shortened), [7, 8, 7]);
+        assert_eq!(limits.completion(vec![7, 8], Some(9), 3, &mut shortened), [7, 8, 9]);
+        assert_eq!(limits.completion(vec![7, 8], None, 3, &mut shortened), [7, 8]);
+        assert_eq!(limits.completion(vec![7, 8, 7], Some(9), 3, &mut shortened), [7, 8, 7]);
         assert_eq!(shortened, Shortened { prompts: 1, completions: 1 });
         assert!(Limits { max_length: 3, max_prompt_length: 3 }.check().is_err());
     }

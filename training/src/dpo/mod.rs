@@ -21,7 +21,7 @@ pub use self::{
     },
     loss::{PairLoss, pair_loss},
     reference::{Reference, ReferenceProgress},
-    supervised::{SupervisedSettings, SupervisedTask},
+    supervised::{SupervisedOptions, SupervisedTask},
 };
 use crate::trainer::{Figures, Outcome, Task};
 use crate::{Error, Result};
@@ -29,7 +29,7 @@ use crate::{Error, Result};
 /// The loss and how it is computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct DpoSettings {
+pub struct DpoOptions {
     /// β of Eq. 17: how dear it is to leave the reference model.
     pub beta: f64,
     /// Pairs computed at once; a batch's gradient is the sum of its parts' (gradient accumulation).
@@ -38,7 +38,7 @@ pub struct DpoSettings {
     pub checkpoint_activations: bool,
 }
 
-impl Default for DpoSettings {
+impl Default for DpoOptions {
     fn default() -> Self {
         Self { beta: 0.1, pairs_at_once: 4, checkpoint_activations: false }
     }
@@ -47,7 +47,7 @@ impl Default for DpoSettings {
 /// A language model with its preferences.
 pub struct DpoTask<'a> {
     decoder: &'a TrainableDecoder,
-    settings: DpoSettings,
+    settings: DpoOptions,
     train: Vec<PreferenceExample>,
     dev: Vec<PreferenceExample>,
     references: [Reference; 2],
@@ -63,7 +63,7 @@ impl<'a> DpoTask<'a> {
     /// When a setting makes no sense, when the model has no adapters and so no reference, and when model or disk fails.
     pub fn new(
         decoder: &'a TrainableDecoder,
-        settings: DpoSettings,
+        settings: DpoOptions,
         train: Vec<PreferenceExample>,
         dev: Vec<PreferenceExample>,
         folder: Option<&Path>,

@@ -10,14 +10,14 @@ use crate::{Error, Result};
 /// How the loss is computed: the mean over a batch's answer tokens of -log p.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct SupervisedSettings {
+pub struct SupervisedOptions {
     /// Examples computed at once; a batch's gradient is the sum of its parts' (gradient accumulation).
     pub examples_at_once: usize,
     /// Compute activations again in the backward pass instead of keeping them.
     pub checkpoint_activations: bool,
 }
 
-impl Default for SupervisedSettings {
+impl Default for SupervisedOptions {
     fn default() -> Self {
         Self { examples_at_once: 8, checkpoint_activations: false }
     }
@@ -26,7 +26,7 @@ impl Default for SupervisedSettings {
 /// A language model with answers to learn. Adapters train, or all of it, as it was loaded.
 pub struct SupervisedTask<'a> {
     decoder: &'a TrainableDecoder,
-    settings: SupervisedSettings,
+    settings: SupervisedOptions,
     train: Vec<CompletionExample>,
     dev: Vec<CompletionExample>,
     lengths: Vec<usize>,
@@ -40,7 +40,7 @@ impl<'a> SupervisedTask<'a> {
     /// When a setting makes no sense, and when the model's files can't be read.
     pub fn new(
         decoder: &'a TrainableDecoder,
-        settings: SupervisedSettings,
+        settings: SupervisedOptions,
         train: Vec<CompletionExample>,
         dev: Vec<CompletionExample>,
     ) -> Result<Self> {

@@ -44,7 +44,9 @@ fn enter<'a>(place: &'a mut Toml, part: &str) -> Result<&'a mut Toml, String> {
             let named = list.iter().position(|item| item.get("name").and_then(Toml::as_str) == Some(part));
             match part.parse().ok().filter(|position| *position < count).or(named) {
                 Some(position) => Ok(&mut list[position]),
-                None => Err(format!("`{part}` is neither a position below {count} nor the name of an element")),
+                None => {
+                    Err(format!("`{part}` is neither a position below {count} nor the name of an element"))
+                }
             }
         }
         _ => Err(format!("what stands before `{part}` has no parts")),

@@ -18,9 +18,10 @@ use serde_json::Value;
 
 pub use self::sections::{
     AnswerSettings, CandidateSettings, CollectionSettings, DataSettings, EncoderSettings, EvaluationSettings,
-    ExpanderSettings, ExpansionSettings, FilterKind, Layout, MachineSettings, QueryWeight, RewardSettings, Similarity,
+    ExpanderSettings, ExpansionSettings, FilterKind, Layout, MachineSettings, QueryWeight, RewardSettings,
+    Similarity,
 };
-pub use self::training::{ContrastiveSettings, DpoSettings, Method, Precision, Schedule, WarmUpSettings};
+pub use self::training::{ContrastiveSettings, DpoSettings, Method, Precision, WarmUpSettings};
 use crate::{Error, Result};
 
 /// A training run. Settings that are not given have the paper's values.

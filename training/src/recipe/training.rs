@@ -2,18 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate goes on after the warm-up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Schedule {
-    /// Down to 0 in a straight line.
-    #[default]
-    Linear,
-    /// Down to 0 along half a cosine.
-    Cosine,
-    /// It stays.
-    Constant,
-}
+use crate::schedule::Shape;
 
 /// The type of the frozen weights. Adapters and optimiser are f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +48,7 @@ pub struct WarmUpSettings {
     /// Most tokens of the prompt.
     pub max_prompt_length: usize,
     /// The learning rate's course.
-    pub schedule: Schedule,
+    pub schedule: Shape,
     /// The share of the steps in which the learning rate rises to its largest.
     pub warmup_ratio: f64,
     /// Decoupled weight decay.
@@ -88,7 +77,7 @@ impl Default for WarmUpSettings {
             accumulation: 1,
             max_length: 612,
             max_prompt_length: 100,
-            schedule: Schedule::default(),
+            schedule: Shape::default(),
             warmup_ratio: 0.05,
             weight_decay: 0.0,
             clip: 1.0,
@@ -120,7 +109,7 @@ pub struct DpoSettings {
     /// Most tokens of the prompt.
     pub max_prompt_length: usize,
     /// The learning rate's course.
-    pub schedule: Schedule,
+    pub schedule: Shape,
     /// The share of the steps in which the learning rate rises to its largest.
     pub warmup_ratio: f64,
     /// Decoupled weight decay.
@@ -141,7 +130,7 @@ pub struct DpoSettings {
     pub checkpoint_activations: bool,
     /// Steps between evaluations on the development part; 0 evaluates at the end of each epoch.
     pub evaluate_every: usize,
-    /// Stop after so many evaluations without improvement; none never stops early.
+    /// Stop after so many evaluations without improvement, and keep the best one's weights; none never stops early.
     pub patience: Option<usize>,
     /// Steps between checkpoints; 0 keeps none.
     pub checkpoint_every: usize,
@@ -159,7 +148,7 @@ impl Default for DpoSettings {
             accumulation: 1,
             max_length: 612,
             max_prompt_length: 100,
-            schedule: Schedule::default(),
+            schedule: Shape::default(),
             warmup_ratio: 0.1,
             weight_decay: 0.0,
             clip: 10.0,
@@ -210,7 +199,7 @@ pub struct ContrastiveSettings {
     /// Most tokens of a document or an expansion.
     pub max_document_length: usize,
     /// The learning rate's course.
-    pub schedule: Schedule,
+    pub schedule: Shape,
     /// The share of the steps in which the learning rate rises to its largest.
     pub warmup_ratio: f64,
     /// Decoupled weight decay.
@@ -223,9 +212,13 @@ pub struct ContrastiveSettings {
     pub lora_alpha: f64,
     /// `lora`: dropout before the adapters.
     pub lora_dropout: f64,
+    /// `lora`: the layers that get an adapter, by the ends of their names; `all-linear` means all of them.
+    pub target_modules: Vec<String>,
+    /// Compute activations again in the backward pass instead of keeping them.
+    pub checkpoint_activations: bool,
     /// Steps between evaluations on the development part; 0 evaluates at the end of each epoch.
     pub evaluate_every: usize,
-    /// Stop after so many evaluations without improvement; none never stops early.
+    /// Stop after so many evaluations without improvement, and keep the best one's weights; none never stops early.
     pub patience: Option<usize>,
     /// Steps between checkpoints; 0 keeps none.
     pub checkpoint_every: usize,
@@ -250,13 +243,15 @@ impl Default for ContrastiveSettings {
             mined_to: 100,
             max_query_length: 64,
             max_document_length: 256,
-            schedule: Schedule::default(),
+            schedule: Shape::default(),
             warmup_ratio: 0.1,
             weight_decay: 0.0,
             clip: 1.0,
             lora_rank: 8,
             lora_alpha: 32.0,
             lora_dropout: 0.1,
+            target_modules: vec!["all-linear".into()],
+            checkpoint_activations: false,
             evaluate_every: 0,
             patience: None,
             checkpoint_every: 100,

@@ -217,12 +217,7 @@ impl<'a> Run<'a> {
         self.finish(id, inputs, summary, seconds, adopted)
     }
 
-    fn context<'b>(
-        &'b self,
-        id: NodeId,
-        name: &'b str,
-        inputs: &'b BTreeMap<String, String>,
-    ) -> Context<'b> {
+    fn context<'b>(&'b self, id: NodeId, name: &'b str, inputs: &'b BTreeMap<String, String>) -> Context<'b> {
         Context {
             recipe: self.recipe,
             steps: self.steps,
@@ -362,9 +357,7 @@ impl<'a> Run<'a> {
         let hash = match &external.source {
             Source::File(path) => self.hashes.of(path)?,
             Source::Listing(path) => self.hashes.of_listing(path)?,
-            Source::Collection { folder, split, part } => {
-                self.collection(folder, split.as_deref(), *part)?
-            }
+            Source::Collection { folder, split, part } => self.collection(folder, split.as_deref(), *part)?,
             Source::Setting(value) => value.clone(),
             Source::Expander(model) => self.model(model, Role::Expander)?,
             Source::Encoder(model) => self.model(model, Role::Encoder)?,

@@ -266,7 +266,8 @@ fn killed_at_any_point_it_comes_to_the_same_end() {
         }
     }
     assert!(kills > 0, "the first attempt must be too short");
-    for name in ["pairs", "candidates", "scores", "preferences", "dpo", "merge", "expansions", "contrastive"] {
+    for name in ["pairs", "candidates", "scores", "preferences", "dpo", "merge", "expansions", "contrastive"]
+    {
         assert_eq!(bench.hashes(name), undisturbed.hashes(name), "{name} after {kills} kills");
     }
     assert_eq!(read(&bench.path("runs/scores.json")), read(&undisturbed.path("runs/scores.json")));
@@ -442,13 +443,19 @@ async fn negatives_are_mined_and_a_weight_is_chosen() {
     ];
     bench.run(&settings, Options::default()).await.unwrap();
     let examples: Vec<crate::example::ExampleLine> = bench.lines("examples.jsonl");
-    assert!(examples.iter().all(|line| line.negatives.len() == 3 && !line.negatives.contains(&line.positive)));
+    assert!(
+        examples.iter().all(|line| line.negatives.len() == 3 && !line.negatives.contains(&line.positive))
+    );
     // The encoder knows words: what shares the query's river is found before what doesn't.
-    let river = |text: &str| text.split_whitespace().find(|word| word.starts_with("river")).unwrap().to_owned();
+    let river =
+        |text: &str| text.split_whitespace().find(|word| word.starts_with("river")).unwrap().to_owned();
     let alike = examples.iter().flat_map(|line| {
         line.negatives[1..].iter().map(|negative| river(negative.as_str()) == river(&line.query))
     });
-    assert!(alike.filter(|alike| *alike).count() > 11, "more than a quarter, where a seventh would be chance");
+    assert!(
+        alike.filter(|alike| *alike).count() > 11,
+        "more than a quarter, where a seventh would be chance"
+    );
     let weight: Value = serde_json::from_str(&read(&bench.path("weight.json"))).unwrap();
     let chosen = weight["query_weight"].as_f64().unwrap();
     assert!((0.0..=1.0).contains(&chosen) && weight["queries"] == 2);

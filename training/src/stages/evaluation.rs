@@ -87,7 +87,14 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
         // Nothing to weigh.
         (None, QueryWeight::Dev) => 1.0,
     };
-    let job = Job { weight: weight as f32, context, encoder: encoder.as_ref(), text: *text, expansions, metrics: metrics? };
+    let job = Job {
+        weight: weight as f32,
+        context,
+        encoder: encoder.as_ref(),
+        text: *text,
+        expansions,
+        metrics: metrics?,
+    };
     let folder = context.output(vectors.0, 0);
     let contents = Contents::read(&folder)?;
     let opened = collections::open(context.recipe)?;

@@ -135,6 +135,13 @@ impl Context<'_> {
         work_folder(self.folder, self.node)
     }
 
+    /// The file to which the stage's training adds what happens.
+    pub(crate) fn log(&self) -> Result<PathBuf> {
+        let logs = self.folder.join(&self.node.home).join("logs");
+        fs_err::create_dir_all(&logs)?;
+        Ok(logs.join(format!("{}.jsonl", self.node.stage().name())))
+    }
+
     pub(crate) fn note(&self, text: &str) {
         self.observer.observe(&Event::Note { stage: self.name, text });
     }

@@ -59,7 +59,7 @@ pub(crate) fn check(context: &Context<'_>, folder: &Path) -> Result<()> {
 async fn job(context: &Context<'_>, work: &Path, out: &Path) -> Result<Value> {
     let recipe = context.recipe;
     let progress = StepProgress::new(context.observer, context.name);
-    let places = Places { work, out };
+    let places = Places { work, out, log: &context.log()? };
     match &context.node.work {
         Work::WarmUp { pairs } => {
             let (train, dev) = (work.join("train.jsonl"), work.join("dev.jsonl"));

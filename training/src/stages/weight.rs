@@ -41,8 +41,9 @@ pub(crate) struct Chosen {
 impl Chosen {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = fs_err::read(path)?;
-        serde_json::from_slice(&text)
-            .map_err(|error| Error::Input(format!("{}: not readable ({error}); do stage weight again", path.display())))
+        serde_json::from_slice(&text).map_err(|error| {
+            Error::Input(format!("{}: not readable ({error}); do stage weight again", path.display()))
+        })
     }
 }
 
@@ -110,14 +111,16 @@ fn try_weights(
     let values: Vec<Vec<f64>> = (0..queries.len())
         .into_par_iter()
         .map(|index| {
-            let to = |vector: &[f32]| documents.iter().map(|document| dot(vector, document)).collect::<Vec<f32>>();
+            let to =
+                |vector: &[f32]| documents.iter().map(|document| dot(vector, document)).collect::<Vec<f32>>();
             let (by_query, by_expansion) = (to(&queries[index]), to(&expansions[index]));
             (0..=STEPS)
                 .map(|step| {
                     let weight = step as f32 / STEPS as f32;
                     // The inner product is linear, so the average need not be made.
-                    let score =
-                        |document: usize| weight * by_query[document] + (1.0 - weight) * by_expansion[document];
+                    let score = |document: usize| {
+                        weight * by_query[document] + (1.0 - weight) * by_expansion[document]
+                    };
                     let own = score(positives[index]);
                     let before = (0..documents.len()).filter(|document| score(*document) > own).count();
                     if before < DEPTH { 1.0 / ((before + 2) as f64).log2() } else { 0.0 }
@@ -152,9 +155,8 @@ mod tests {
     #[test]
     fn the_weight_that_finds_most_is_chosen() {
         // The queries point at the wrong documents, the expansions at the right ones.
-        let documents: Vec<Vec<f32>> = (0..30)
-            .map(|n| (0..30).map(|component| f32::from(component == n)).collect())
-            .collect();
+        let documents: Vec<Vec<f32>> =
+            (0..30).map(|n| (0..30).map(|component| f32::from(component == n)).collect()).collect();
         let positives: Vec<usize> = (0..10).collect();
         let queries: Vec<Vec<f32>> = (10..20).map(|n| documents[n].clone()).collect();
         let expansions: Vec<Vec<f32>> = (0..10).map(|n| documents[n].clone()).collect();

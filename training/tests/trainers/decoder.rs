@@ -7,7 +7,7 @@ use expandr_models::trainable::{
     TrainableOptions,
 };
 use expandr_training::dpo::{
-    CompletionExample, DpoSettings, DpoTask, PreferenceExample, SupervisedSettings, SupervisedTask,
+    CompletionExample, DpoOptions, DpoTask, PreferenceExample, SupervisedOptions, SupervisedTask,
 };
 use expandr_training::trainer::Task;
 use serde::Deserialize;
@@ -76,9 +76,9 @@ pub(crate) fn full(name: &str, plain: bool) -> Result<TrainableDecoder> {
 pub(crate) fn dpo<'a>(
     decoder: &'a TrainableDecoder,
     data: &Data,
-    settings: DpoSettings,
+    settings: DpoOptions,
 ) -> Result<DpoTask<'a>> {
-    let settings = DpoSettings { beta: data.beta, ..settings };
+    let settings = DpoOptions { beta: data.beta, ..settings };
     Ok(DpoTask::new(decoder, settings, data.preferences(), Vec::new(), None, &mut |_, _| ())?)
 }
 
@@ -119,7 +119,7 @@ fn dpo_gradients_are_those_of_trl() -> Result<()> {
         let task = dpo(
             &decoder,
             &data,
-            DpoSettings { pairs_at_once, checkpoint_activations, ..DpoSettings::default() },
+            DpoOptions { pairs_at_once, checkpoint_activations, ..DpoOptions::default() },
         )?;
         let mut gradients = Gradients::new(decoder.parameters());
         let outcome = task.step(&[0, 1, 2, 3], Key::new(0), &mut gradients)?;
@@ -146,7 +146,7 @@ fn supervised_gradients_of_all_weights_are_those_of_transformers() -> Result<()>
             "{name}, {examples_at_once} at once, plain {plain}, checkpoints {checkpoint_activations}"
         );
         let (data, decoder) = (Data::read(name)?, full(name, plain)?);
-        let settings = SupervisedSettings { examples_at_once, checkpoint_activations };
+        let settings = SupervisedOptions { examples_at_once, checkpoint_activations };
         let task = SupervisedTask::new(&decoder, settings, data.completions(), Vec::new())?;
         let mut gradients = Gradients::new(decoder.parameters());
         let outcome = task.step(&[0, 1, 2, 3], Key::new(0), &mut gradients)?;
@@ -163,7 +163,7 @@ fn supervised_gradients_of_all_weights_are_those_of_transformers() -> Result<()>
 fn twenty_steps_of_preferences_are_those_of_pytorch() -> Result<()> {
     for name in MODELS {
         let (data, decoder) = (Data::read(name)?, adapted(name, false)?);
-        data.dpo_curve.check(&dpo(&decoder, &data, DpoSettings::default())?)?;
+        data.dpo_curve.check(&dpo(&decoder, &data, DpoOptions::default())?)?;
     }
     Ok(())
 }
@@ -172,7 +172,7 @@ fn twenty_steps_of_preferences_are_those_of_pytorch() -> Result<()> {
 fn twenty_steps_of_supervised_training_are_those_of_pytorch() -> Result<()> {
     for (name, plain) in [("llama", false), ("qwen2", false), ("qwen2", true)] {
         let (data, decoder) = (Data::read(name)?, full(name, plain)?);
-        let settings = SupervisedSettings::default();
+        let settings = SupervisedOptions::default();
         data.supervised_curve.check(&SupervisedTask::new(
             &decoder,
             settings,
@@ -200,7 +200,7 @@ fn dropout_of_adapters_is_the_same_in_both_ways_of_computing_and_when_computed_a
         for parameter in decoder.parameters().iter() {
             parameter.value.set(&(parameter.value.as_tensor() + 0.1)?)?; // B is zero otherwise
         }
-        let task = dpo(&decoder, &data, DpoSettings { checkpoint_activations, ..DpoSettings::default() })?;
+        let task = dpo(&decoder, &data, DpoOptions { checkpoint_activations, ..DpoOptions::default() })?;
         let mut gradients = Gradients::new(decoder.parameters());
         let loss = task.step(&[0, 1, 2], Key::new(key), &mut gradients)?.loss;
         let mut all = Vec::new();
@@ -228,7 +228,7 @@ fn gradients_do_not_depend_on_the_number_of_threads() -> Result<()> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
         let decoder = adapted("qwen2", false)?;
         pool.install(|| -> Result<()> {
-            let task = dpo(&decoder, &data, DpoSettings::default())?;
+            let task = dpo(&decoder, &data, DpoOptions::default())?;
             crate::support::run(&task, &data.dpo_curve.settings(3))?;
             Ok(())
         })?;
@@ -264,7 +264,7 @@ fn what_cannot_be_computed_is_refused_with_the_remedy() -> Result<()> {
 
     let full = full("llama", false)?;
     let data = Data::read("llama")?;
-    let error = dpo(&full, &data, DpoSettings::default()).err().unwrap().to_string();
+    let error = dpo(&full, &data, DpoOptions::default()).err().unwrap().to_string();
     assert!(error.contains("load it for LoRA"), "{error}");
     Ok(())
 }
@@ -281,7 +281,7 @@ fn a_model_without_adapters_at_first_trains_their_second_matrices_first() -> Res
     };
     let options = TrainableOptions { method: Method::Lora(settings), ..TrainableOptions::default() };
     let decoder = TrainableDecoder::load(&fixture("llama/model"), &options, &Device::Cpu)?;
-    let task = dpo(&decoder, &data, DpoSettings::default())?;
+    let task = dpo(&decoder, &data, DpoOptions::default())?;
     let mut gradients = Gradients::new(decoder.parameters());
     let outcome = task.step(&[0, 1], Key::new(0), &mut gradients)?;
     assert!((outcome.loss - 2f64.ln()).abs() < 1e-6, "policy and reference differ: {}", outcome.loss);

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use expandr_models::trainable::{
     Gradients, Key, LoraSettings, Method, TextLengths, TrainableEncoder, TrainableOptions,
 };
-use expandr_training::contrastive::{ContrastiveExample, ContrastiveSettings, ContrastiveTask};
+use expandr_training::contrastive::{ContrastiveExample, ContrastiveOptions, ContrastiveTask};
 use expandr_training::trainer::Task;
 use serde::Deserialize;
 
@@ -60,13 +60,13 @@ impl Data {
         self.examples.iter().map(example).collect()
     }
 
-    fn settings(&self, index: usize) -> ContrastiveSettings {
+    fn settings(&self, index: usize) -> ContrastiveOptions {
         let settings = &self.settings[index];
-        ContrastiveSettings {
+        ContrastiveOptions {
             query_weight: settings.query_weight,
             normalize: settings.normalize,
             temperature: settings.temperature,
-            ..ContrastiveSettings::default()
+            ..ContrastiveOptions::default()
         }
     }
 
@@ -87,7 +87,7 @@ fn load(name: &str, method: Method, plain: bool, dropout: f32) -> Result<Trainab
 fn all<'a>(
     encoder: &'a TrainableEncoder,
     data: &Data,
-    settings: ContrastiveSettings,
+    settings: ContrastiveOptions,
 ) -> Result<ContrastiveTask<'a>> {
     Ok(ContrastiveTask::new(encoder, settings, data.examples(), Vec::new())?)
 }
@@ -110,7 +110,7 @@ fn gradients_of_all_weights_are_those_of_transformers() -> Result<()> {
             let what = format!(
                 "{name}, setting {index}, chunk {chunk}, plain {plain}, checkpoints {checkpoint_activations}"
             );
-            let settings = ContrastiveSettings { chunk, checkpoint_activations, ..data.settings(index) };
+            let settings = ContrastiveOptions { chunk, checkpoint_activations, ..data.settings(index) };
             let task = all(&encoder, &data, settings)?;
             let mut gradients = Gradients::new(encoder.parameters());
             let loss = step(&task, &mut gradients)?;
@@ -169,7 +169,7 @@ fn cached_gradients_are_those_of_the_whole_batch() -> Result<()> {
     for name in ENCODERS {
         let (data, encoder) = (Data::read(name)?, load(name, Method::Full, false, 0.0)?);
         let gradients = |chunk: usize| -> Result<Tensor> {
-            let task = all(&encoder, &data, ContrastiveSettings { chunk, ..data.settings(0) })?;
+            let task = all(&encoder, &data, ContrastiveOptions { chunk, ..data.settings(0) })?;
             let mut gradients = Gradients::new(encoder.parameters());
             step(&task, &mut gradients)?;
             flat(&encoder, &gradients)
@@ -192,7 +192,7 @@ fn dropout_is_the_same_in_both_ways_of_computing_and_when_computed_again() -> Re
             for parameter in encoder.parameters().iter().filter(|p| p.name.contains("lora_B")) {
                 parameter.value.set(&(parameter.value.as_tensor() + 0.1)?)?;
             }
-            let settings = ContrastiveSettings { chunk, checkpoint_activations, ..data.settings(0) };
+            let settings = ContrastiveOptions { chunk, checkpoint_activations, ..data.settings(0) };
             let task = all(&encoder, &data, settings)?;
             let mut gradients = Gradients::new(encoder.parameters());
             step(&task, &mut gradients)?;
@@ -226,7 +226,7 @@ fn training_does_not_depend_on_the_number_of_threads() -> Result<()> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
         let encoder = load("bert-cls-prefixes", Method::Full, false, 0.1)?;
         pool.install(|| -> Result<()> {
-            let task = all(&encoder, &data, ContrastiveSettings { chunk: 2, ..data.settings(0) })?;
+            let task = all(&encoder, &data, ContrastiveOptions { chunk: 2, ..data.settings(0) })?;
             run(&task, &data.curve.settings(4))?;
             Ok(())
         })?;
@@ -242,7 +242,7 @@ fn passages_that_equal_a_positive_are_no_negatives() -> Result<()> {
     let data = Data::read("bert-cls-prefixes")?;
     let encoder = load("bert-cls-prefixes", Method::Full, false, 0.0)?;
     let loss = |examples: Vec<ContrastiveExample>, mask_duplicates: bool| -> Result<f64> {
-        let settings = ContrastiveSettings { mask_duplicates, ..data.settings(0) };
+        let settings = ContrastiveOptions { mask_duplicates, ..data.settings(0) };
         let task = ContrastiveTask::new(&encoder, settings, examples.clone(), examples)?;
         Ok(task.evaluate()?.unwrap().loss)
     };

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use candle_core::Device;
 use expandr_models::trainable::{LoraSettings, Method, TrainableDecoder, TrainableOptions};
-use expandr_training::dpo::{DpoSettings, DpoTask};
+use expandr_training::dpo::{DpoOptions, DpoTask};
 use expandr_training::schedule::Shape;
 use expandr_training::trainer::{End, Event, StopSignal, Summary, Surroundings, TrainerSettings, train};
 
@@ -53,8 +53,7 @@ fn go_on(
 ) -> Result<Summary> {
     let data = Data::read("llama")?;
     let dev = data.preferences()[..3].to_vec();
-    let task =
-        DpoTask::new(decoder, DpoSettings::default(), data.preferences(), dev, folder, &mut |_, _| ())?;
+    let task = DpoTask::new(decoder, DpoOptions::default(), data.preferences(), dev, folder, &mut |_, _| ())?;
     let checkpoints = folder.map(|folder| folder.join("checkpoints"));
     Ok(train(&task, settings, Surroundings { folder: checkpoints.as_deref(), stop, tell })?)
 }
@@ -194,7 +193,7 @@ fn patience_ends_a_run_and_the_best_weights_are_kept() -> Result<()> {
     assert_eq!(summary.steps, best + 2);
     let data = Data::read("llama")?;
     let dev = data.preferences()[..3].to_vec();
-    let task = DpoTask::new(&decoder, DpoSettings::default(), data.preferences(), dev, None, &mut |_, _| ())?;
+    let task = DpoTask::new(&decoder, DpoOptions::default(), data.preferences(), dev, None, &mut |_, _| ())?;
     let again = expandr_training::trainer::Task::evaluate(&task)?.context("no evaluation")?.loss;
     assert_eq!(again, loss, "the model does not have the best weights");
     Ok(())
@@ -207,7 +206,7 @@ fn reference_log_probabilities_are_read_again_only_for_the_same_data() -> Result
         let mut last = 0;
         let train = data.preferences()[..pairs].to_vec();
         let progress = &mut |done: usize, _: usize| last = done;
-        DpoTask::new(&decoder, DpoSettings::default(), train, Vec::new(), Some(folder.path()), progress)?;
+        DpoTask::new(&decoder, DpoOptions::default(), train, Vec::new(), Some(folder.path()), progress)?;
         Ok(last)
     };
     assert_eq!(computed(7)?, 7);

@@ -137,7 +137,8 @@ fn without(mut settings: Value, names: &[&str]) -> Value {
 fn contrastive(recipe: &Recipe, averages: bool) -> Value {
     let settings = &recipe.contrastive;
     let mut further = vec![("seed", json!(settings.seed.unwrap_or(recipe.seed)))];
-    let mut left_out = vec!["chunk", "checkpoint_every", "negatives", "mined_negatives", "mined_from", "mined_to"];
+    let mut left_out =
+        vec!["chunk", "checkpoint_every", "negatives", "mined_negatives", "mined_from", "mined_to"];
     if !averages {
         further.push(("query_weight", json!(1.0)));
     }

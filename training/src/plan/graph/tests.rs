@@ -162,7 +162,9 @@ fn a_weight_chosen_on_dev_data_has_a_stage_for_each_row_that_averages() {
     assert_eq!((found["weight"], found["evaluation"]), (8, 10));
     // The two rows with an untrained encoder and ExpandR's texts share the expansions of the training queries.
     assert_eq!((found["expansions"], found["examples"]), (4, 6));
-    assert!(!counts(&named(&recipe(&["evaluation.query_weight=dev"]), &["query", "ft"])).contains_key("weight"));
+    assert!(
+        !counts(&named(&recipe(&["evaluation.query_weight=dev"]), &["query", "ft"])).contains_key("weight")
+    );
 }
 
 #[test]

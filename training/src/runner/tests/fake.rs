@@ -98,7 +98,12 @@ impl Steps for FakeSteps {
     }
 
     async fn writer(&self, model: &Model) -> Result<Arc<dyn Writer>> {
-        let script = Script { concurrency: self.concurrency, natural_length: 12, token_delay: self.token_delay, ..Script::default() };
+        let script = Script {
+            concurrency: self.concurrency,
+            natural_length: 12,
+            token_delay: self.token_delay,
+            ..Script::default()
+        };
         Ok(Arc::new(FakeWriter {
             inner: OneByOne::new(Arc::new(ScriptedExpander::new(script)), 0, 0),
             weights: self.weights(model)?,

@@ -1,0 +1,314 @@
+//! The jobs of [`Steps`](crate::steps::Steps) done by the trainers of this crate.
+//!
+//! Every function blocks for as long as its training takes. Checkpoints lie in the job's work folder, from which an
+//! interrupted attempt goes on.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use candle_core::Device;
+use expandr_models::trainable::{
+    self, AdapterFile, AdapterTask, DecoderText, LoraSettings, TextLengths, TrainableDecoder,
+    TrainableEncoder, TrainableOptions, merge_adapter,
+};
+use fs_err as fs;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use crate::contrastive::{self, ContrastiveOptions, ContrastiveTask, ContrastiveText};
+use crate::dpo::{
+    CompletionText, DpoOptions, DpoTask, Limits, PreferenceText, SupervisedOptions, SupervisedTask,
+    tokenize_completions, tokenize_preferences,
+};
+use crate::example::ExampleLine;
+use crate::folder::JsonLines;
+use crate::optim::AdamWSettings;
+use crate::preference::{CompletionLine, PreferenceLine, Turn};
+use crate::progress::StepProgress;
+use crate::recipe::{Method, Precision};
+use crate::steps::{ContrastiveJob, DpoJob, MergeJob, Places, WarmUpJob};
+use crate::trainer::{Event, StopSignal, Surroundings, Task, TrainerSettings, train};
+use crate::{Error, Result};
+
+/// Batches whose examples are sorted by length together.
+const BUCKET: usize = 8;
+/// Preferences between two notes on the reference model's progress.
+const REFERENCE_NOTE: usize = 256;
+/// In a trained encoder's folder: the adapter that was merged into it.
+const ADAPTER: &str = "adapter";
+
+/// Supervised training of a language model on gold passages; leaves an adapter.
+///
+/// # Errors
+/// When data or model can't be read, when a setting makes no sense, and when the training fails.
+pub fn warm_up(job: &WarmUpJob<'_>, device: &Device) -> Result<Value> {
+    let settings = job.settings;
+    let lora = lora(settings.lora_rank, settings.lora_alpha, settings.lora_dropout, &settings.target_modules);
+    let decoder = decoder(job.base, &lora, Precision::Auto, job.seed, device)?;
+    let text = DecoderText::read(job.base)?;
+    let limits = Limits { max_length: settings.max_length, max_prompt_length: settings.max_prompt_length };
+    let (train, cut) = tokenize_completions(&text, &completions(job.train)?, limits)?;
+    let (dev, _) = tokenize_completions(&text, &completions(job.dev)?, limits)?;
+    let counts = json!({ "train": train.len(), "dev": dev.len(), "shortened": cut });
+    let options = SupervisedOptions {
+        examples_at_once: settings.batch_size.div_ceil(settings.accumulation),
+        checkpoint_activations: false,
+    };
+    let task = SupervisedTask::new(&decoder, options, train, dev)?;
+    let trainer = TrainerSettings {
+        epochs: settings.epochs,
+        batch_size: settings.batch_size,
+        learning_rate: settings.learning_rate,
+        schedule: settings.schedule,
+        warmup_ratio: settings.warmup_ratio,
+        optimiser: AdamWSettings { weight_decay: settings.weight_decay, ..AdamWSettings::default() },
+        clip: settings.clip,
+        bucket: BUCKET,
+        seed: job.seed,
+        ..TrainerSettings::default()
+    };
+    let summary = fit(&task, &trainer, &job.places, &job.progress)?;
+    write_adapter(&decoder, &lora, job.base, job.places.out)?;
+    Ok(json!({ "examples": counts, "outcome": summary }))
+}
+
+/// Direct preference optimisation of a language model (Eq. 17); leaves an adapter.
+///
+/// # Errors
+/// As [`warm_up`].
+pub fn dpo(job: &DpoJob<'_>, device: &Device) -> Result<Value> {
+    let settings = job.settings;
+    let lora = lora(settings.lora_rank, settings.lora_alpha, settings.lora_dropout, &settings.target_modules);
+    let decoder = decoder(job.base, &lora, settings.precision, job.seed, device)?;
+    let text = DecoderText::read(job.base)?;
+    let limits = Limits { max_length: settings.max_length, max_prompt_length: settings.max_prompt_length };
+    let (train, cut) = tokenize_preferences(&text, &preferences(job.train)?, limits)?;
+    let (dev, _) = tokenize_preferences(&text, &preferences(job.dev)?, limits)?;
+    let counts = json!({ "train": train.len(), "dev": dev.len(), "shortened": cut });
+    let options = DpoOptions {
+        beta: settings.beta,
+        pairs_at_once: settings.batch_size.div_ceil(settings.accumulation),
+        checkpoint_activations: settings.checkpoint_activations,
+    };
+    let mut reference = |done: usize, total: usize| {
+        if done == total || done.is_multiple_of(REFERENCE_NOTE) {
+            job.progress.note(&format!("the reference model has seen {done} of {total} preferences"));
+        }
+    };
+    let task = DpoTask::new(&decoder, options, train, dev, Some(job.places.work), &mut reference)?;
+    let trainer = TrainerSettings {
+        epochs: settings.epochs,
+        batch_size: settings.batch_size,
+        learning_rate: settings.learning_rate,
+        schedule: settings.schedule,
+        warmup_ratio: settings.warmup_ratio,
+        optimiser: AdamWSettings { weight_decay: settings.weight_decay, ..AdamWSettings::default() },
+        clip: settings.clip,
+        bucket: BUCKET,
+        seed: job.seed,
+        evaluate_every: settings.evaluate_every,
+        patience: settings.patience,
+        keep_best: settings.patience.is_some(),
+        checkpoint_every: settings.checkpoint_every,
+        ..TrainerSettings::default()
+    };
+    let summary = fit(&task, &trainer, &job.places, &job.progress)?;
+    write_adapter(&decoder, &lora, job.base, job.places.out)?;
+    Ok(json!({ "examples": counts, "outcome": summary }))
+}
+
+/// Merges an adapter into its model.
+///
+/// # Errors
+/// When the adapter belongs to another model, and when a file can't be read or written.
+pub fn merge(job: &MergeJob<'_>) -> Result<Value> {
+    let adapter = AdapterFile::read(job.adapter)?;
+    merge_adapter(job.base, &adapter, job.out)?;
+    Ok(json!({ "modules": adapter.modules().len() }))
+}
+
+/// Contrastive training of an encoder (Eq. 8, 9); leaves the encoder, adapters merged, and beside them the adapter.
+///
+/// # Errors
+/// As [`warm_up`].
+pub fn contrastive(job: &ContrastiveJob<'_>, device: &Device) -> Result<Value> {
+    let settings = job.settings;
+    let lora = lora(settings.lora_rank, settings.lora_alpha, settings.lora_dropout, &settings.target_modules);
+    let method = match settings.method {
+        Method::Full => trainable::Method::Full,
+        Method::Lora => trainable::Method::Lora(lora.clone()),
+    };
+    let lengths =
+        TextLengths { query: Some(settings.max_query_length), document: Some(settings.max_document_length) };
+    let options = TrainableOptions { method, seed: job.seed, ..TrainableOptions::default() };
+    let encoder = TrainableEncoder::load(job.base, lengths, &options, device)?;
+    let train = contrastive::tokenize(&encoder, &examples(job.train)?)?;
+    let dev = contrastive::tokenize(&encoder, &examples(job.dev)?)?;
+    let counts = json!({ "train": train.len(), "dev": dev.len() });
+    let options = ContrastiveOptions {
+        query_weight: settings.query_weight,
+        normalize: settings.normalize,
+        temperature: settings.temperature,
+        chunk: settings.chunk,
+        checkpoint_activations: settings.checkpoint_activations,
+        ..ContrastiveOptions::default()
+    };
+    let task = ContrastiveTask::new(&encoder, options, train, dev)?;
+    let trainer = TrainerSettings {
+        epochs: settings.epochs,
+        batch_size: settings.batch_size,
+        learning_rate: settings.learning_rate,
+        schedule: settings.schedule,
+        warmup_ratio: settings.warmup_ratio,
+        optimiser: AdamWSettings { weight_decay: settings.weight_decay, ..AdamWSettings::default() },
+        clip: settings.clip,
+        seed: job.seed,
+        evaluate_every: settings.evaluate_every,
+        patience: settings.patience,
+        keep_best: settings.patience.is_some(),
+        checkpoint_every: settings.checkpoint_every,
+        ..TrainerSettings::default()
+    };
+    let summary = fit(&task, &trainer, &job.places, &job.progress)?;
+    match settings.method {
+        Method::Full => encoder.save(job.places.out)?,
+        Method::Lora => {
+            let base = job.base.to_string_lossy();
+            let file = AdapterFile::of(encoder.parameters(), &lora, AdapterTask::FeatureExtraction, &base)?;
+            merge_adapter(job.base, &file, job.places.out)?;
+            file.write(&job.places.out.join(ADAPTER))?;
+        }
+    }
+    Ok(json!({ "examples": counts, "outcome": summary }))
+}
+
+fn lora(rank: usize, alpha: f64, dropout: f64, target_modules: &[String]) -> LoraSettings {
+    LoraSettings { rank, alpha, dropout, target_modules: target_modules.to_vec(), rank_stabilised: false }
+}
+
+/// A language model with fresh adapters.
+fn decoder(
+    base: &Path,
+    lora: &LoraSettings,
+    precision: Precision,
+    seed: u64,
+    device: &Device,
+) -> Result<TrainableDecoder> {
+    let precision = match precision {
+        Precision::Auto if device.is_cuda() => trainable::Precision::Bf16,
+        Precision::Auto | Precision::F32 => trainable::Precision::F32,
+        Precision::Bf16 => trainable::Precision::Bf16,
+    };
+    let method = trainable::Method::Lora(lora.clone());
+    let options = TrainableOptions { method, precision, seed, ..TrainableOptions::default() };
+    Ok(TrainableDecoder::load(base, &options, device)?)
+}
+
+fn write_adapter(decoder: &TrainableDecoder, lora: &LoraSettings, base: &Path, out: &Path) -> Result<()> {
+    let base = base.to_string_lossy();
+    AdapterFile::of(decoder.parameters(), lora, AdapterTask::CausalLm, &base)?.write(out)?;
+    Ok(())
+}
+
+/// Trains, telling progress and adding everything that happens to the job's log.
+fn fit(
+    task: &dyn Task,
+    settings: &TrainerSettings,
+    places: &Places<'_>,
+    progress: &StepProgress<'_>,
+) -> Result<Value> {
+    let folder = places.work.join("checkpoints");
+    let log = fs::OpenOptions::new().create(true).append(true).open(places.log)?;
+    let mut log = BufWriter::new(log.into_parts().0);
+    let mut failure = None;
+    let mut tell = |event: &Event| {
+        tell_progress(event, progress);
+        if let Err(error) = write_event(&mut log, event) {
+            failure.get_or_insert(error);
+        }
+    };
+    let surroundings = Surroundings { folder: Some(&folder), stop: &StopSignal::default(), tell: &mut tell };
+    let summary = train(task, settings, surroundings)?;
+    if let Some(error) = failure {
+        progress.note(&format!("{}: not all of the log could be written: {error}", places.log.display()));
+    }
+    let mut summary = serde_json::to_value(summary).map_err(|error| Error::Training(error.to_string()))?;
+    summary["parameters"] = json!(task.parameters().elements());
+    Ok(summary)
+}
+
+fn write_event(log: &mut BufWriter<File>, event: &Event) -> std::io::Result<()> {
+    serde_json::to_writer(&mut *log, event)?;
+    log.write_all(b"\n")?;
+    log.flush()
+}
+
+fn tell_progress(event: &Event, progress: &StepProgress<'_>) {
+    match event {
+        Event::Started { done, total, .. } => progress.step(*done, *total, Map::new()),
+        Event::Step(report) => {
+            let mut figures = Map::from_iter([
+                ("loss".to_owned(), json!(report.loss)),
+                ("learning_rate".to_owned(), json!(report.learning_rate)),
+                ("gradient_norm".to_owned(), json!(report.gradient_norm)),
+                ("tokens_per_second".to_owned(), json!(report.tokens_per_second)),
+            ]);
+            figures.extend(report.figures.iter().map(|(name, value)| (name.clone(), json!(value))));
+            progress.step(report.step, report.total, figures);
+        }
+        Event::Evaluated { step, outcome, best } => {
+            let best = if *best { ", the best so far" } else { "" };
+            progress.note(&format!("after step {step}: development loss {:.4}{best}", outcome.loss));
+        }
+        Event::Checkpointed { .. } => {}
+    }
+}
+
+fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    JsonLines::<T>::open(path)?.collect()
+}
+
+/// Our trainers put the served model's chat template around a prompt; a text without one would be learnt for nothing.
+fn conversational<'t>(turn: &'t Turn, path: &Path) -> Result<&'t str> {
+    if !turn.is_conversational() {
+        return Err(Error::Input(format!(
+            "{}: a prompt is a plain text, and the model is served with its chat template; write preferences with \
+             `rewards.layout = \"conversational\"`",
+            path.display()
+        )));
+    }
+    Ok(turn.text())
+}
+
+fn preferences(path: &Path) -> Result<Vec<PreferenceText>> {
+    let text = |line: PreferenceLine| {
+        Ok(PreferenceText {
+            prompt: conversational(&line.prompt, path)?.to_owned(),
+            chosen: line.chosen.text().to_owned(),
+            rejected: line.rejected.text().to_owned(),
+            cut: [!line.chosen_complete, !line.rejected_complete],
+        })
+    };
+    lines(path)?.into_iter().map(text).collect()
+}
+
+fn completions(path: &Path) -> Result<Vec<CompletionText>> {
+    let text = |line: CompletionLine| {
+        Ok(CompletionText {
+            prompt: conversational(&line.prompt, path)?.to_owned(),
+            completion: line.completion.text().to_owned(),
+        })
+    };
+    lines(path)?.into_iter().map(text).collect()
+}
+
+fn examples(path: &Path) -> Result<Vec<ContrastiveText>> {
+    let text = |line: ExampleLine| ContrastiveText {
+        query: line.query,
+        expansions: line.expansion.into_iter().collect(),
+        positive: line.positive,
+        negatives: line.negatives,
+    };
+    Ok(lines(path)?.into_iter().map(text).collect())
+}
