@@ -80,6 +80,8 @@ pub enum ExpanderRef {
 pub enum EncoderRef {
     /// `encoder.model`.
     Base,
+    /// `rewards.encoder`.
+    Judge,
     /// One made in this run.
     Made(EncoderNode),
 }
@@ -211,7 +213,7 @@ impl Work {
         };
         let encoder = |encoder: &EncoderRef| match encoder {
             EncoderRef::Made(node) => Some(node.0),
-            EncoderRef::Base => None,
+            EncoderRef::Base | EncoderRef::Judge => None,
         };
         let (fixed, made): (Vec<NodeId>, Option<NodeId>) = match self {
             Self::Pairs | Self::BaseEncoder { .. } => (vec![], None),
@@ -404,7 +406,7 @@ impl Builder<'_> {
             if self.recipe.answers.model.is_some() { ExpanderRef::AnswerWriter } else { base };
         let candidates = CandidatesNode(self.add(Work::Candidates { pairs, writer: candidate_writer }));
         let answers = AnswersNode(self.add(Work::Answers { pairs, writer: answer_writer }));
-        let encoder = self.base_encoder();
+        let encoder = self.judge();
         let scores = ScoresNode(self.add(Work::Scores { pairs, candidates, answers, encoder }));
         let preferences = PreferencesNode(self.add(Work::Preferences { pairs, candidates, scores, terms }));
         let adapter = AdapterNode(self.add(Work::Dpo { preferences, base }));
@@ -417,6 +419,11 @@ impl Builder<'_> {
             Some(layers) => EncoderRef::Made(EncoderNode(self.add(Work::BaseEncoder { layers }))),
             None => EncoderRef::Base,
         }
+    }
+
+    /// The encoder that candidates are judged by.
+    fn judge(&mut self) -> EncoderRef {
+        if self.recipe.rewards.encoder.is_some() { EncoderRef::Judge } else { self.base_encoder() }
     }
 
     fn encoder(&mut self, training: EncoderTraining, expander: ExpanderRef) -> EncoderRef {

@@ -200,6 +200,8 @@ pub struct RewardSettings {
     pub self_reward: bool,
     /// Whether the rank by similarity to the gold document counts (Eq. 14).
     pub retriever_reward: bool,
+    /// Another encoder that judges the candidates; none means the one that is trained, as it is before that.
+    pub encoder: Option<String>,
     /// How texts are compared.
     pub similarity: Similarity,
     /// Which queries are kept.
@@ -217,6 +219,7 @@ impl Default for RewardSettings {
         Self {
             self_reward: true,
             retriever_reward: true,
+            encoder: None,
             similarity: Similarity::default(),
             filter: FilterKind::default(),
             threshold: 0.6,

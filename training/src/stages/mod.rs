@@ -160,8 +160,11 @@ impl Context<'_> {
 
     /// An encoder, and a hash of its weights.
     pub(crate) fn encoder(&self, model: EncoderRef) -> (Model, String) {
+        let base = &self.recipe.encoder.model;
+        let named = |name: &String| (Model::Named(name.clone()), self.hash("encoder"));
         match model {
-            EncoderRef::Base => (Model::Named(self.recipe.encoder.model.clone()), self.hash("encoder")),
+            EncoderRef::Base => named(base),
+            EncoderRef::Judge => named(self.recipe.rewards.encoder.as_ref().unwrap_or(base)),
             EncoderRef::Made(node) => (Model::Made(self.output(node.0, 0)), self.made_hash(node.0)),
         }
     }

@@ -101,13 +101,13 @@ fn expander(recipe: &Recipe, model: ExpanderRef) -> Vec<External> {
 }
 
 fn encoder(recipe: &Recipe, model: EncoderRef) -> Vec<External> {
-    match model {
-        EncoderRef::Base => {
-            let source = Source::Encoder(recipe.encoder.model.clone());
-            vec![External { label: "encoder".into(), source }]
-        }
-        EncoderRef::Made(_) => Vec::new(),
-    }
+    let base = &recipe.encoder.model;
+    let name = match model {
+        EncoderRef::Base => base,
+        EncoderRef::Judge => recipe.rewards.encoder.as_ref().unwrap_or(base),
+        EncoderRef::Made(_) => return Vec::new(),
+    };
+    vec![External { label: "encoder".into(), source: Source::Encoder(name.clone()) }]
 }
 
 fn documents(recipe: &Recipe) -> Vec<External> {
