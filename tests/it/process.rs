@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_expandr");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_expandr");
 
 /// The folder of the default weights, which are pulled there once if they are missing.
 pub(crate) fn models_dir() -> &'static Path {
