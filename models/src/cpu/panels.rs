@@ -95,6 +95,11 @@ pub(crate) struct Tiles {
 }
 
 impl Tiles {
+    /// How many rows there are.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Makes room for `rows` rows of `inputs`, and calls `fill` with each row's index and where to put it.
     pub(crate) fn fill(
         &mut self,

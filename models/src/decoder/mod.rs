@@ -5,11 +5,12 @@
 //! steps and leave when they end or when nobody listens any more. A passage is the same, to the last bit of its logits,
 //! alone and in any company. In reading order:
 //!
-//! - `config`: what a folder says; `weights`: the matrices, arranged for products; `chat` and `text`: from a message to
-//!   tokens and back.
+//! - `config`: what a folder says; `weights`: the matrices, arranged for products; `adapter`: what LoRA puts beside them;
+//!   `chat` and `text`: from a message to tokens and back.
 //! - `cache`: keys and values; `prefixes`: those of what prompts begin with; `attention`, `kernels`, `model`: one step.
 //! - `engine`: the thread, and who is in the next step.
 
+mod adapter;
 mod attention;
 mod cache;
 mod chat;
@@ -25,7 +26,7 @@ mod weights;
 
 use std::{
     collections::VecDeque,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -50,6 +51,7 @@ use crate::{
     Error, Result,
     cpu::Team,
     expander::{Generation, GenerationStream, Sampling},
+    trainable::AdapterFile,
 };
 
 const ENGINE: &str = "batched";
@@ -72,6 +74,8 @@ pub struct DecoderOptions {
     pub step_tokens: usize,
     /// How exactly the weights are kept.
     pub precision: Precision,
+    /// A folder with a LoRA adapter in PEFT's layout that is applied beside the weights.
+    pub adapter: Option<PathBuf>,
     /// Threads that compute.
     pub threads: usize,
 }
@@ -85,6 +89,7 @@ impl Default for DecoderOptions {
             prefix_tokens: 1024,
             step_tokens: 128,
             precision: Precision::Exact,
+            adapter: None,
             threads: thread::available_parallelism().map_or(1, usize::from),
         }
     }
@@ -110,13 +115,14 @@ impl Decoder {
     /// template) and starts its thread. Blocks for seconds.
     ///
     /// # Errors
-    /// When the checkpoint is incomplete, damaged, or of another architecture.
+    /// When the checkpoint is incomplete, damaged, or of another architecture, and when the adapter belongs to another.
     pub fn load(path: &Path, options: &DecoderOptions) -> Result<Self> {
         let config = DecoderConfig::read(path)?;
         let text = Arc::new(Text::read(path, &config)?);
         let team = Team::new(options.threads.max(1), "decoder")
             .map_err(|error| engine_error(format!("its threads don't start: {error}")))?;
-        let model = Model::read(path, config, options.precision, team)?;
+        let adapter = options.adapter.as_deref().map(AdapterFile::read).transpose()?;
+        let model = Model::read(path, config, options.precision, adapter.as_ref(), team)?;
         let context = options.context.min(model.config.context);
         let places = options.places.max(1);
         let weight_bytes = model.bytes();

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{
+    adapter::Scratch,
     attention::{self, Heads, Place},
     cache::{Cache, Shape},
     config::DecoderConfig,
@@ -12,6 +13,7 @@ use super::{
 use crate::{
     Result,
     cpu::{Buffer, Precision, Store, Team, Tiles, product},
+    trainable::AdapterFile,
 };
 
 /// A decoder and its buffers.
@@ -41,6 +43,7 @@ pub(super) struct Workspace {
     last: Buffer,
     logits: Buffer,
     tiles: Tiles,
+    scratch: Scratch,
 }
 
 /// Where each row of a step belongs: index of its part, position in its sequence.
@@ -51,9 +54,10 @@ impl Model {
         folder: &Path,
         config: DecoderConfig,
         precision: Precision,
+        adapter: Option<&AdapterFile>,
         team: Team,
     ) -> Result<Self> {
-        let weights = Weights::read(folder, &config, How { precision, team: &team })?;
+        let weights = Weights::read(folder, &config, How { precision, team: &team, adapter })?;
         Ok(Self { config, weights, team })
     }
 
@@ -105,13 +109,13 @@ impl Model {
         workspace: &mut Workspace,
     ) {
         let config = &self.config;
-        let Workspace { states, projections, context, rotations, tiles, .. } = workspace;
+        let Workspace { states, projections, context, rotations, tiles, scratch, .. } = workspace;
         let states = states.get(rows.len() * config.hidden);
         self.norm_into(tiles, states, &layer.attention_norm);
         let (queries, keys) = (config.heads * config.head_width, config.kv_heads * config.head_width);
         let stride = queries + 2 * keys;
         let projections = projections.get(rows.len() * stride);
-        self.linear(projections, tiles, &layer.projections, Store::Replace);
+        self.linear(projections, tiles, &layer.projections, Store::Replace, scratch);
         let turn = config.frequencies.len() * 2;
         let rotations = rotations.get(rows.len() * turn);
         let scale = 1.0 / (config.head_width as f32).sqrt();
@@ -133,22 +137,22 @@ impl Model {
         tiles.fill(rows.len(), queries, &self.team, |row, out| {
             out.copy_from_slice(&context[row * queries..(row + 1) * queries]);
         });
-        self.linear(states, tiles, &layer.output, Store::Add);
+        self.linear(states, tiles, &layer.output, Store::Add, scratch);
     }
 
     /// states += down(silu(gate(norm(states))) · up(norm(states))).
     fn feed_forward(&self, layer: &Layer, rows: usize, workspace: &mut Workspace) {
         let wide = self.config.intermediate;
-        let Workspace { states, gate_up, tiles, .. } = workspace;
+        let Workspace { states, gate_up, tiles, scratch, .. } = workspace;
         let states = states.get(rows * self.config.hidden);
         self.norm_into(tiles, states, &layer.feed_forward_norm);
         let gate_up = gate_up.get(rows * 2 * wide);
-        self.linear(gate_up, tiles, &layer.gate_up, Store::Replace);
+        self.linear(gate_up, tiles, &layer.gate_up, Store::Replace, scratch);
         tiles.fill(rows, wide, &self.team, |row, out| {
             let (gate, up) = gate_up[row * 2 * wide..(row + 1) * 2 * wide].split_at(wide);
             kernels::gated(out, gate, up);
         });
-        self.linear(states, tiles, &layer.down, Store::Add);
+        self.linear(states, tiles, &layer.down, Store::Add, scratch);
     }
 
     fn logits<'w>(&self, parts: &[Part<'_>], workspace: &'w mut Workspace) -> &'w mut [f32] {
@@ -179,8 +183,11 @@ impl Model {
         });
     }
 
-    fn linear(&self, out: &mut [f32], rows: &mut Tiles, layer: &Linear, store: Store) {
+    fn linear(&self, out: &mut [f32], rows: &mut Tiles, layer: &Linear, store: Store, scratch: &mut Scratch) {
         product(out, rows, &layer.weight, store, &self.team);
         kernels::add_bias(out, &layer.bias);
+        if let Some(adapter) = &layer.adapter {
+            adapter.add(out, rows, rows.rows(), scratch, &self.team);
+        }
     }
 }

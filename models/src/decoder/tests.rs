@@ -1,11 +1,12 @@
 //! Small random checkpoints against transformers (`tests/fixtures/make_decoder_fixture.py`), and what the engine promises.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
 use super::{
@@ -19,6 +20,7 @@ use crate::{
     Error,
     cpu::{Precision, Team},
     expander::{FinishReason, Generation, GenerationStream, Sampling, StreamEvent},
+    trainable::{AdapterFile, AdapterTask, LoraSettings, merge_adapter},
 };
 
 const CHECKPOINTS: [&str; 3] = ["llama-tied", "llama-scaled-bf16-sharded", "qwen2-f16"];
@@ -44,7 +46,7 @@ fn cases(name: &str) -> Vec<Case> {
 fn model(name: &str, threads: usize) -> Model {
     let folder = fixture(name);
     let config = DecoderConfig::read(&folder).unwrap();
-    Model::read(&folder, config, Precision::Exact, Team::new(threads, "test").unwrap()).unwrap()
+    Model::read(&folder, config, Precision::Exact, None, Team::new(threads, "test").unwrap()).unwrap()
 }
 
 fn decoder(name: &str, options: DecoderOptions) -> Decoder {
@@ -374,5 +376,89 @@ fn what_does_not_fit_is_refused_with_the_remedy() {
     ] {
         let error = refused(name, file, from, to);
         assert!(error.contains(message), "{file}, {from} → {to}: {error}");
+    }
+}
+
+/// Random adapters of some of the layers (gaps in the common products), as PEFT would write them.
+fn write_adapter(config: &DecoderConfig, target: &Path) {
+    let sizes = [
+        ("self_attn.q_proj", config.heads * config.head_width, config.hidden),
+        ("self_attn.v_proj", config.kv_heads * config.head_width, config.hidden),
+        ("self_attn.o_proj", config.hidden, config.heads * config.head_width),
+        ("mlp.up_proj", config.intermediate, config.hidden),
+        ("mlp.down_proj", config.hidden, config.intermediate),
+    ];
+    let rank = 3;
+    let settings = LoraSettings {
+        rank,
+        alpha: 5.0,
+        dropout: 0.0,
+        target_modules: sizes.iter().map(|(name, ..)| (*name).to_owned()).collect(),
+        rank_stabilised: false,
+    };
+    let mut state = 1u64;
+    let mut random = |shape: [usize; 2]| {
+        let mut value = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+        };
+        let values: Vec<f32> = (0..shape[0] * shape[1]).map(|_| value()).collect();
+        Tensor::from_vec(values, &shape, &Device::Cpu).unwrap()
+    };
+    let mut tensors = HashMap::new();
+    // The last layer goes without.
+    for layer in 0..config.layers - 1 {
+        for (name, outputs, inputs) in sizes {
+            let matrix =
+                |letter| format!("base_model.model.model.layers.{layer}.{name}.lora_{letter}.weight");
+            tensors.insert(matrix("A"), random([rank, inputs]));
+            tensors.insert(matrix("B"), random([outputs, rank]));
+        }
+    }
+    let file = AdapterFile { settings, task: AdapterTask::CausalLm, base: "a test".into(), tensors };
+    file.write(target).unwrap();
+}
+
+#[test]
+fn an_adapter_beside_the_weights_is_the_merged_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let (adapter, merged) = (folder.path().join("adapter"), folder.path().join("merged"));
+    let name = "llama-tied";
+    let config = DecoderConfig::read(&fixture(name)).unwrap();
+    assert!(config.layers > 1);
+    write_adapter(&config, &adapter);
+    let file = AdapterFile::read(&adapter).unwrap();
+    merge_adapter(&fixture(name), &file, &merged).unwrap();
+    let read = |folder: &Path, adapter: Option<&AdapterFile>, threads| {
+        let team = Team::new(threads, "test").unwrap();
+        Model::read(folder, config.clone(), Precision::Exact, adapter, team).unwrap()
+    };
+    let (merged, beside) = (read(&merged, None, 2), read(&fixture(name), Some(&file), 2));
+    let prompt = &cases(name)[0].prompt;
+    let expected = all_logits(&merged, prompt, std::iter::repeat(1));
+    let found = all_logits(&beside, prompt, std::iter::repeat(1));
+    let without = all_logits(&model(name, 2), prompt, std::iter::repeat(1));
+    let distance = |a: &[Vec<f32>], b: &[Vec<f32>]| {
+        let pairs = a.iter().flatten().zip(b.iter().flatten());
+        pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
+    assert!(distance(&found, &expected) < 1e-4, "{}", distance(&found, &expected));
+    assert!(distance(&without, &expected) > 0.1, "the adapter does nothing");
+    // In any company.
+    for (size, threads) in [(7, 1), (prompt.len(), 3)] {
+        let other = all_logits(&read(&fixture(name), Some(&file), threads), prompt, std::iter::repeat(size));
+        assert_eq!(bits(other.last().unwrap()), bits(found.last().unwrap()), "{size} tokens a step");
+    }
+    // Another model's: of another width, with more layers.
+    for (wider, more) in [(1, 0), (0, 2)] {
+        let other = DecoderConfig {
+            intermediate: config.intermediate + wider,
+            layers: config.layers + more,
+            ..config.clone()
+        };
+        write_adapter(&other, &adapter);
+        let options = DecoderOptions { adapter: Some(adapter.clone()), ..few_places() };
+        let error = Decoder::load(&fixture(name), &options).err().unwrap().to_string();
+        assert!(error.contains("belongs to another model"), "{error}");
     }
 }

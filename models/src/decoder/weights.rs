@@ -2,18 +2,20 @@
 
 use std::path::Path;
 
-use super::config::DecoderConfig;
+use super::{adapter::Adapter, config::DecoderConfig};
 use crate::{
-    Result,
+    Error, Result,
     cpu::{Panels, Precision, Team},
     folder::{Tensors, checkpoint_error},
+    trainable::AdapterFile,
 };
 
-/// x·Wᵀ + b.
+/// x·Wᵀ + b, and what an adapter adds.
 pub(super) struct Linear {
     pub(super) weight: Panels,
     /// One an output, or none at all.
     pub(super) bias: Vec<f32>,
+    pub(super) adapter: Option<Adapter>,
 }
 
 pub(super) struct Layer {
@@ -41,6 +43,8 @@ pub(super) struct Weights {
 pub(super) struct How<'a> {
     pub(super) precision: Precision,
     pub(super) team: &'a Team,
+    /// Stays beside the weights, which keep their precision.
+    pub(super) adapter: Option<&'a AdapterFile>,
 }
 
 impl Weights {
@@ -55,9 +59,12 @@ impl Weights {
         };
         let words = table(&format!("{prefix}embed_tokens.weight"))?;
         let head = if config.tied { None } else { Some(table("lm_head.weight")?) };
-        let layers = (0..config.layers)
+        let layers: Vec<Layer> = (0..config.layers)
             .map(|layer| Layer::read(&tensors, config, how, &format!("{prefix}layers.{layer}.")))
             .collect::<Result<_>>()?;
+        if let Some(adapter) = how.adapter {
+            check_modules(adapter, &layers, folder)?;
+        }
         let norm = tensors.read(&format!("{prefix}norm.weight"), &[hidden])?;
         let unknown = format!("{prefix}layers.{}.", config.layers);
         if tensors.contains(&format!("{unknown}input_layernorm.weight")) {
@@ -70,14 +77,34 @@ impl Weights {
 
     /// Bytes that the matrices take.
     pub(super) fn bytes(&self) -> usize {
-        let linears = self.layers.iter().flat_map(|layer| {
-            [&layer.projections, &layer.output, &layer.gate_up, &layer.down].map(|linear| &linear.weight)
-        });
-        linears.chain([&self.words]).chain(&self.head).map(Panels::bytes).sum()
+        let linears: usize = self.layers.iter().flat_map(Layer::linears).map(Linear::bytes).sum();
+        linears + self.words.bytes() + self.head.as_ref().map_or(0, Panels::bytes)
     }
 }
 
+/// An adapter of another model must not be half used.
+fn check_modules(adapter: &AdapterFile, layers: &[Layer], folder: &Path) -> Result<()> {
+    let used = layers.iter().flat_map(Layer::linears).filter_map(|linear| linear.adapter.as_ref());
+    let used: usize = used.map(|adapter| adapter.modules).sum();
+    let modules = adapter.modules();
+    if used < modules.len() {
+        return Err(Error::Input(format!(
+            "the adapter has {} modules (such as `{}`), and only {used} of them are linear layers of {}; it belongs to \
+             another model ({})",
+            modules.len(),
+            modules[0],
+            folder.display(),
+            adapter.base
+        )));
+    }
+    Ok(())
+}
+
 impl Layer {
+    fn linears(&self) -> [&Linear; 4] {
+        [&self.projections, &self.output, &self.gate_up, &self.down]
+    }
+
     fn read(tensors: &Tensors, config: &DecoderConfig, how: How<'_>, prefix: &str) -> Result<Self> {
         let (hidden, wide) = (config.hidden, config.intermediate);
         let queries = config.heads * config.head_width;
@@ -116,6 +143,14 @@ impl Linear {
                 bias.extend(tensors.read(&format!("{prefix}{name}.bias"), &[*outputs])?);
             }
         }
-        Ok(Self { weight: Panels::new(&weight, inputs, how.precision, how.team), bias })
+        let adapter = match how.adapter {
+            Some(file) => Adapter::read(file, prefix, parts, inputs, how.team)?,
+            None => None,
+        };
+        Ok(Self { weight: Panels::new(&weight, inputs, how.precision, how.team), bias, adapter })
+    }
+
+    fn bytes(&self) -> usize {
+        self.weight.bytes() + self.adapter.as_ref().map_or(0, Adapter::bytes)
     }
 }

@@ -30,7 +30,11 @@ pub async fn load(path: &Path, options: DecoderOptions) -> Result<Arc<BatchedExp
     let path = fs_err::canonicalize(path)?;
     let loading = tokio::task::spawn_blocking(move || {
         let decoder = Decoder::load(&path, &options)?;
-        Ok::<_, Error>((decoder, weights_id(&path)?))
+        let mut id = weights_id(&path)?;
+        if let Some(adapter) = &options.adapter {
+            id = format!("{id}+{}", weights_id(adapter)?);
+        }
+        Ok::<_, Error>((decoder, id))
     });
     let broke = |error| Error::Engine { what: "batched", detail: format!("loading broke: {error}") };
     let (decoder, id) = loading.await.map_err(broke)??;

@@ -195,6 +195,7 @@ pub fn weights_id(path: &Path) -> Result<String> {
         "tokenizer.json",
         "tokenizer_config.json",
         "chat_template.jinja",
+        "adapter_config.json",
     ] {
         if path.join(file).is_file() {
             files.push(file.into());

@@ -144,6 +144,12 @@ impl AdapterFile {
         Ok(Self { settings, task, base, tensors })
     }
 
+    /// A module's matrices A (rank × inputs) and B (outputs × rank).
+    pub fn matrices(&self, module: &str) -> Option<[&Tensor; 2]> {
+        let [a, b] = LoraSettings::parameter_names(module);
+        Some([self.tensors.get(&a)?, self.tensors.get(&b)?])
+    }
+
     /// The modules that have an adapter, sorted.
     pub fn modules(&self) -> Vec<&str> {
         let mut modules: Vec<&str> = self.tensors.keys().filter_map(|name| modules_of(name)).collect();
