@@ -64,6 +64,7 @@ pub(super) fn of(work: &Work, recipe: &Recipe) -> Value {
         Work::Contrastive { averages, .. } => contrastive(recipe, *averages),
         Work::Vectors { .. } => json!({}),
         Work::Weight { .. } => json!({ "seed": recipe.seed }),
+        Work::Gate { .. } => json!({ "seed": recipe.seed, "query_weight": recipe.evaluation.query_weight }),
         Work::Evaluation { text, .. } => json!({
             "text": text,
             "query_weight": match text {
@@ -137,7 +138,8 @@ fn without(mut settings: Value, names: &[&str]) -> Value {
 fn contrastive(recipe: &Recipe, averages: bool) -> Value {
     let settings = &recipe.contrastive;
     let mut further = vec![("seed", json!(settings.seed.unwrap_or(recipe.seed)))];
-    let mut left_out = vec!["chunk", "checkpoint_every", "negatives", "mined_negatives", "mined_from", "mined_to"];
+    let mut left_out =
+        vec!["chunk", "checkpoint_every", "negatives", "mined_negatives", "mined_from", "mined_to"];
     if !averages {
         further.push(("query_weight", json!(1.0)));
     }
