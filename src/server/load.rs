@@ -202,3 +202,65 @@ fn use_batched(path: &Path, models: &Models) -> anyhow::Result<bool> {
         ExpanderEngine::Batched => Ok(true),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use expandr_models::{
+        gate::{Combination, Features, Row},
+        testing::HashEncoder,
+    };
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        models: Models,
+    }
+
+    fn models(flags: &[&str]) -> Models {
+        Flags::try_parse_from(["expandr"].iter().chain(flags)).unwrap().models
+    }
+
+    fn gate(encoder: &str) -> Gate {
+        let row = |n: u8| Row {
+            id: n.to_string(),
+            features: Features::new("a", &[f32::from(n) / 50.0]),
+            gain: 0.5 - f64::from(n) / 50.0,
+        };
+        let with = Combination { encoder: encoder.into(), expander: None, query_weight: 0.5 };
+        Gate::fit(&(0..50).map(row).collect::<Vec<_>>(), with)
+    }
+
+    #[test]
+    fn the_gate_beside_the_expander_is_found_unless_another_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |flags: &[&str]| gate_path(&models(flags), Some(folder.path()));
+        assert_eq!(place(&[]), None, "there is none");
+        fs_err::write(folder.path().join(GATE_FILE), "{}").unwrap();
+        assert_eq!(place(&[]), Some(folder.path().join(GATE_FILE)));
+        assert_eq!(place(&["--gate", "other.json"]), Some("other.json".into()));
+        assert_eq!((place(&["--gate", "none"]), gate_path(&models(&[]), None)), (None, None));
+    }
+
+    #[test]
+    fn a_gate_of_another_encoder_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let encoder = Arc::new(HashEncoder::new(8));
+        let config = IndexConfig::new(&encoder.info().id, 8);
+        let index = Arc::new(Index::open(&folder.path().join("index"), config).unwrap());
+        let bundle = Bundle::new(encoder, None, index, PromptTemplate::q2d());
+        let path = folder.path().join(GATE_FILE);
+        // The same weights under another name, as after a move of their folder.
+        fs_err::write(&path, gate("encoder@000000000000").to_json().unwrap()).unwrap();
+        assert_eq!(load_gate(&path, &bundle).unwrap().encoder(), "encoder@000000000000");
+        fs_err::write(&path, gate("hash-8@000000000001").to_json().unwrap()).unwrap();
+        let error = load_gate(&path, &bundle).unwrap_err().to_string();
+        for part in ["gate.json", "hash-8@000000000001", "hash-8@000000000000", "--gate none"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        fs_err::write(&path, "{}").unwrap();
+        assert!(load_gate(&path, &bundle).unwrap_err().to_string().contains("gate.json"));
+    }
+}
