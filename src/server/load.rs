@@ -249,7 +249,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let encoder = Arc::new(HashEncoder::new(8));
         let config = IndexConfig::new(&encoder.info().id, 8);
-        let index = Arc::new(Index::open(&folder.path().join("index"), config).unwrap());
+        let index = Arc::new(Index::open(folder.path().join("index"), config).unwrap());
         let bundle = Bundle::new(encoder, None, index, PromptTemplate::q2d());
         let path = folder.path().join(GATE_FILE);
         // The same weights under another name, as after a move of their folder.

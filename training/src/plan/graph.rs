@@ -338,8 +338,8 @@ impl Graph {
             builder.arm = arm.name;
             let evaluation = builder.row(arm);
             // The gate comes with the row whose expansions it keeps back.
-            let is_wanted = |wanted: &&Arm| wanted.name == arm.name || (gated && wanted.name == MAIN);
-            if arms.iter().any(|wanted| is_wanted(wanted)) {
+            let is_wanted = |wanted: &&'static Arm| wanted.name == arm.name || (gated && wanted.name == MAIN);
+            if arms.iter().any(is_wanted) {
                 rows.extend(evaluation.map(|evaluation| (arm, evaluation)));
                 planned.push(PlannedArm { arm, evaluation });
             }

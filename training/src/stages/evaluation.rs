@@ -1,7 +1,7 @@
 //! Ranked lists and their scores: query vectors, averaged with what stands beside them (Eq. 8), and exact search.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use expandr_evaluation::metrics::Options;
 use expandr_evaluation::{Collection, Metric, Run, evaluate};
@@ -218,7 +218,7 @@ impl Job<'_> {
     }
 }
 
-fn write_run(run: &Run, path: &PathBuf) -> Result<()> {
+fn write_run(run: &Run, path: &Path) -> Result<()> {
     let mut bytes = Vec::new();
     run.write("expandr", &mut bytes)?;
     let mut file = LineFile::create(path)?;
