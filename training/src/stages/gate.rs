@@ -37,6 +37,15 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
             figures.queries, figures.gain_always, figures.gain_gated
         ));
     }
+    if gate.threshold().is_some() && figures.gain_gated < figures.gain_always {
+        context.note(&format!(
+            "behind the gate expansion gains less than always ({:+.4}, always: {:+.4}): it saves generations ({:.0} % of \
+             them), not quality",
+            figures.gain_gated,
+            figures.gain_always,
+            100.0 * figures.share_skipped
+        ));
+    }
     let mut summary = serde_json::to_value(figures).unwrap_or_default();
     summary["passages"] = json!(development.documents.len());
     summary["threshold"] = json!(gate.threshold());
