@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use expandr_index::Index;
-use expandr_models::{Encoder, Expander, expander::PromptTemplate};
+use expandr_models::{
+    Encoder, Expander,
+    expander::PromptTemplate,
+    gate::{Gate, TrainedOn},
+};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -19,6 +23,8 @@ pub struct Bundle {
     pub index: Arc<Index>,
     /// What the expander is asked.
     pub prompt: PromptTemplate,
+    /// Whether to expand, for searches that leave it to the service; none: they are refused.
+    pub gate: Option<Arc<Gate>>,
 }
 
 /// What `/info` says about a bundle.
@@ -28,6 +34,18 @@ pub struct BundleInfo<'a> {
     encoder: &'a expandr_models::EncoderInfo,
     expander: Option<&'a expandr_models::ExpanderInfo>,
     prompt: &'a str,
+    gate: Option<GateInfo<'a>>,
+}
+
+/// What `/info` says about a gate.
+#[derive(Debug, Serialize)]
+struct GateInfo<'a> {
+    id: String,
+    encoder: &'a str,
+    expander: Option<&'a str>,
+    query_weight: f64,
+    threshold: Option<f64>,
+    trained_on: &'a TrainedOn,
 }
 
 impl Bundle {
@@ -38,15 +56,32 @@ impl Bundle {
         index: Arc<Index>,
         prompt: PromptTemplate,
     ) -> Self {
+        let mut bundle = Self { id: "".into(), encoder, expander, index, prompt, gate: None };
+        bundle.id = bundle.digest();
+        bundle
+    }
+
+    /// Puts a gate in; the bundle is then another one.
+    #[must_use]
+    pub fn with_gate(mut self, gate: Gate) -> Self {
+        self.gate = Some(Arc::new(gate));
+        self.id = self.digest();
+        self
+    }
+
+    fn digest(&self) -> Arc<str> {
+        let expander = self.expander.as_ref().map_or("none", |expander| expander.info().id.as_str());
+        let mut parts =
+            vec![self.encoder.info().id.clone(), expander.to_owned(), self.prompt.text().to_owned()];
+        parts.extend(self.gate.as_ref().map(|gate| gate.id()));
         let mut hash = Sha256::new();
-        let expander_id = expander.as_ref().map_or("none", |expander| expander.info().id.as_str());
-        for part in [encoder.info().id.as_str(), expander_id, prompt.text()] {
+        for part in parts {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
         let digest = hash.finalize();
         let hex: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-        Self { id: format!("bundle-{hex}").into(), encoder, expander, index, prompt }
+        format!("bundle-{hex}").into()
     }
 
     /// What `/info` says about it.
@@ -56,6 +91,14 @@ impl Bundle {
             encoder: self.encoder.info(),
             expander: self.expander.as_ref().map(|expander| expander.info()),
             prompt: self.prompt.text(),
+            gate: self.gate.as_deref().map(|gate| GateInfo {
+                id: gate.id(),
+                encoder: gate.encoder(),
+                expander: gate.expander(),
+                query_weight: gate.query_weight(),
+                threshold: gate.threshold(),
+                trained_on: gate.trained_on(),
+            }),
         }
     }
 }

@@ -36,6 +36,7 @@ pub struct Metrics {
     rankings: IntCounterVec,
     degraded: IntCounterVec,
     cut: IntCounter,
+    gate_decisions: IntCounterVec,
     cache_requests: IntCounterVec,
     tokens: IntCounter,
     first_token: prometheus::Histogram,
@@ -126,6 +127,11 @@ impl Metrics {
                 "Searches whose expansion was wanted and did not happen, by reason.",
                 &["reason"],
             )?,
+            gate_decisions: counters(
+                "expandr_gate_decisions_total",
+                "Searches of mode auto by what the gate decided: expand, skip.",
+                &["decision"],
+            )?,
             cut: counter("expandr_expansion_cut_total", "Searches that used a passage cut by its budget.")?,
             cache_requests: counters(
                 "expandr_expansion_cache_requests_total",
@@ -210,6 +216,12 @@ impl Metrics {
         if let Some(overlap) = report.raw_overlap_at_10 {
             self.raw_overlap.observe(overlap.into());
         }
+    }
+
+    /// One decision of the gate.
+    pub fn count_gate_decision(&self, expand: bool) {
+        let decision = if expand { "expand" } else { "skip" };
+        self.gate_decisions.with_label_values(&[decision]).inc();
     }
 
     /// One passage by where it came from.

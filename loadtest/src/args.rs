@@ -125,6 +125,8 @@ pub(crate) enum Expansion {
     Off,
     /// Always.
     Always,
+    /// Where the server's gate expects a gain.
+    Auto,
 }
 
 /// One load: what makes requests start.
@@ -172,9 +174,12 @@ impl Args {
             return Err("--cached must lie between 0 and 1, --hot must be at least 1".into());
         }
         let detailed = self.max_tokens.is_some() || self.timeout_ms.is_some() || self.count.is_some();
-        if (detailed || self.temperature.is_some()) && self.expansion != Expansion::Always {
+        if (detailed || self.temperature.is_some())
+            && matches!(self.expansion, Expansion::Server | Expansion::Off)
+        {
             return Err(
-                "--max-tokens, --timeout-ms, --count and --temperature need --expansion always".into()
+                "--max-tokens, --timeout-ms, --count and --temperature need --expansion always or auto"
+                    .into(),
             );
         }
         Ok(())
@@ -185,9 +190,10 @@ impl Args {
         match self.expansion {
             Expansion::Server => None,
             Expansion::Off => Some(json!(false)),
-            Expansion::Always => {
+            Expansion::Always | Expansion::Auto => {
+                let mode = if self.expansion == Expansion::Auto { "auto" } else { "always" };
                 let mut object = Map::new();
-                object.insert("mode".into(), json!("always"));
+                object.insert("mode".into(), json!(mode));
                 let settings = [
                     ("max_tokens", self.max_tokens.map(Value::from)),
                     ("timeout_ms", self.timeout_ms.map(Value::from)),

@@ -39,7 +39,7 @@ pub(crate) struct Outcome {
 /// What one search's answer says.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct SearchOutcome {
-    /// `applied`, `cached`, `supplied`, `disabled`, `degraded`; `problem` for a failed member of a batch.
+    /// `applied`, `cached`, `supplied`, `skipped`, `disabled`, `degraded`; `problem` for a failed member of a batch.
     pub(crate) expansion: String,
     /// Why it degraded.
     pub(crate) reason: Option<String>,

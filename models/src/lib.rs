@@ -6,6 +6,7 @@
 //!
 //! - [`encoder`]: the seam, checkpoint layout, pooling, the packed BERT, the batching thread.
 //! - [`expander`]: the seam, mistralrs in process, any OpenAI-compatible server, prompts and clean-up.
+//! - [`gate`]: whether expanding a query would help, predicted before anything is generated. Plain arithmetic.
 //! - [`trainable`]: the same architectures with gradients, for training; adapters.
 //! - [`weights`]: where checkpoints come from: pulling, verifying, converting, resolving names to folders.
 //! - [`device`]: the choice between CPU, CUDA and Metal.
@@ -18,6 +19,7 @@ pub mod encoder;
 mod error;
 pub mod expander;
 mod folder;
+pub mod gate;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod trainable;

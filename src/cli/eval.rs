@@ -33,7 +33,7 @@ pub(super) struct EvalArgs {
     #[arg(long)]
     ingest: bool,
 
-    /// How to expand: off, always, or the `expansion` object of a search as JSON; default: as the server is configured.
+    /// How to expand: off, always, auto, or the `expansion` object of a search as JSON; default: as the server is configured.
     #[arg(long)]
     expansion: Option<Expansion>,
 
@@ -87,10 +87,13 @@ impl FromStr for Expansion {
         match text {
             "off" => Ok(Self(json!(false))),
             "always" => Ok(Self(json!({"mode": "always"}))),
+            "auto" => Ok(Self(json!({"mode": "auto"}))),
             object => match serde_json::from_str(object) {
                 Ok(value @ Value::Object(_)) => Ok(Self(value)),
-                _ => Err("use off, always, or an object such as {\"max_tokens\": 64, \"timeout_ms\": 20000}"
-                    .to_owned()),
+                _ => Err(
+                    "use off, always, auto, or an object such as {\"max_tokens\": 64, \"timeout_ms\": 20000}"
+                        .to_owned(),
+                ),
             },
         }
     }

@@ -47,7 +47,7 @@ pub(super) async fn info(State(state): State<Arc<AppState>>) -> Json<Value> {
         },
         "defaults": {
             "ranking": limits.default_ranking,
-            "expansion": limits.expand_by_default,
+            "expansion": limits.default_expansion,
             "expansion_max_tokens": limits.default_max_tokens,
             "expansion_timeout_ms": limits.expansion_timeout_ms,
             "expansion_min_partial_words": settings.min_partial_words,

@@ -18,7 +18,7 @@ use crate::search::{
     answer::SearchAnswer,
     average::normalize,
     check::{check_expansion, check_query},
-    request::{ExpansionChoice, SearchRequest},
+    request::{ExpansionChoice, ExpansionMode, SearchRequest},
 };
 
 static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -29,7 +29,7 @@ pub(super) async fn search(
     JsonBody(request): JsonBody<SearchRequest>,
 ) -> Result<Response, Problem> {
     let cost = request.cost();
-    let checked = request.check(&state.service.settings().limits)?;
+    let checked = state.service.check(request)?;
     let _permit = state.service.admission().admit(cost)?;
     let answer = state.service.search(checked, context.started, &context.id).await?;
     let timing = HeaderValue::from_str(&answer.timings.server_timing());
@@ -101,7 +101,7 @@ async fn one_of_batch(
 ) -> BatchResult {
     let request_id = format!("{}/{i}", context.id);
     let answer = async {
-        let checked = request.check(&state.service.settings().limits)?;
+        let checked = state.service.check(request)?;
         state.service.search(checked, context.started, &request_id).await
     };
     match answer.await {
@@ -130,7 +130,12 @@ pub(super) async fn expand(
     let mut errors = Vec::new();
     check_query(&request.query, limits.query_bytes, &mut errors);
     let choice = request.expansion.or(Some(ExpansionChoice::Simple(true)));
-    let expansion = check_expansion(choice, limits, &mut errors);
+    if matches!(&choice, Some(ExpansionChoice::Detailed(e)) if e.mode == Some(ExpansionMode::Auto)) {
+        let detail = "auto decides by the hits of a search, and nothing is searched here; use always";
+        return Err(Problem::field("/expansion", detail));
+    }
+    let bundle = state.service.bundle();
+    let expansion = check_expansion(choice, limits, bundle.gate.as_deref(), &mut errors);
     if !errors.is_empty() {
         return Err(Problem::fields(errors));
     }

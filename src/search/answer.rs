@@ -1,6 +1,7 @@
 //! What the service answers: the wire form of a search's result.
 
 use expandr_index::How;
+use expandr_models::gate::Decision;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -18,6 +19,8 @@ pub enum ExpansionStatus {
     Supplied,
     /// The client or the configuration switched it off.
     Disabled,
+    /// The gate expects no gain from it (`auto`): the raw hits are the answer.
+    Skipped,
     /// It was wanted, but the raw hits had to answer; `reason` says why.
     Degraded,
 }
@@ -30,15 +33,16 @@ impl ExpansionStatus {
             Self::Cached => "cached",
             Self::Supplied => "supplied",
             Self::Disabled => "disabled",
+            Self::Skipped => "skipped",
             Self::Degraded => "degraded",
         }
     }
 }
 
-/// Why an answer is degraded.
+/// Why the raw hits answer a search that would be expanded: by the gate's decision, or because something failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum DegradedReason {
+pub enum RawReason {
     /// The budget ended before enough text was there, or before it was embedded.
     Timeout,
     /// The expander or encoder had no place.
@@ -47,9 +51,11 @@ pub enum DegradedReason {
     LlmError,
     /// The language model wrote nothing of use.
     EmptyOutput,
+    /// The gate expects no gain.
+    Gate,
 }
 
-impl DegradedReason {
+impl RawReason {
     /// The name on the wire and in metrics.
     pub fn name(self) -> &'static str {
         match self {
@@ -57,6 +63,7 @@ impl DegradedReason {
             Self::Overloaded => "overloaded",
             Self::LlmError => "llm_error",
             Self::EmptyOutput => "empty_output",
+            Self::Gate => "gate",
         }
     }
 }
@@ -66,9 +73,9 @@ impl DegradedReason {
 pub struct ExpansionReport {
     /// How it came about.
     pub status: ExpansionStatus,
-    /// Why the answer is degraded; none otherwise.
+    /// Why the answer is degraded or skipped; none otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<DegradedReason>,
+    pub reason: Option<RawReason>,
     /// What the failing part said; none when nothing failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
@@ -87,6 +94,9 @@ pub struct ExpansionReport {
     /// query alone; none when the query was searched alone or nothing was found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub raw_overlap_at_10: Option<f32>,
+    /// What the gate said (`auto` with `explain: true`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Decision>,
 }
 
 impl ExpansionReport {
@@ -102,6 +112,7 @@ impl ExpansionReport {
             query_weight: 1.0,
             query_cosine: None,
             raw_overlap_at_10: None,
+            gate: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A search whose every value was checked against the server's limits, with the server's defaults filled in.
 
 use expandr_index::{Filter, SearchMode};
-use expandr_models::Sampling;
+use expandr_models::{Sampling, gate::Gate};
 
 use super::check_ranking::CheckedRanking;
 use super::request::{
@@ -26,7 +26,7 @@ pub struct SearchLimits {
     /// Budget of an expansion when the client doesn't say, in milliseconds.
     pub expansion_timeout_ms: u64,
     /// Whether to expand when the client doesn't say.
-    pub expand_by_default: bool,
+    pub default_expansion: ExpansionMode,
     /// What ranks when the client doesn't say.
     pub default_ranking: Ranking,
     /// Whether documents can be searched by their words.
@@ -61,6 +61,8 @@ pub struct CheckedSearch {
 /// An expansion whose every value was checked.
 #[derive(Clone, Debug)]
 pub struct CheckedExpansion {
+    /// Whether the bundle's gate decides, by the raw hits, if it happens at all.
+    pub gated: bool,
     /// Passages to use instead of generating some.
     pub texts: Option<Vec<String>>,
     /// How many passages to write.
@@ -76,11 +78,11 @@ pub struct CheckedExpansion {
 }
 
 impl SearchRequest {
-    /// Checks every value and fills in the server's defaults.
+    /// Checks every value and fills in the server's defaults, and those of the bundle's gate.
     ///
     /// # Errors
     /// `invalid_request` that lists everything that is wrong.
-    pub fn check(self, limits: &SearchLimits) -> Result<CheckedSearch, Problem> {
+    pub fn check(self, limits: &SearchLimits, gate: Option<&Gate>) -> Result<CheckedSearch, Problem> {
         let mut errors = Vec::new();
         check_query(&self.query, limits.query_bytes, &mut errors);
         let top_k = self.top_k.unwrap_or(10);
@@ -103,7 +105,7 @@ impl SearchRequest {
             self.refuse_expansion(&mut errors);
             None
         } else {
-            check_expansion(self.expansion, limits, &mut errors)
+            check_expansion(self.expansion, limits, gate, &mut errors)
         };
         if !errors.is_empty() {
             return Err(Problem::fields(errors));
@@ -127,10 +129,11 @@ impl SearchRequest {
 pub fn check_expansion(
     choice: Option<ExpansionChoice>,
     limits: &SearchLimits,
+    gate: Option<&Gate>,
     errors: &mut Vec<FieldError>,
 ) -> Option<CheckedExpansion> {
     let request = match choice {
-        None if limits.expand_by_default => ExpansionRequest::default(),
+        None if limits.default_expansion != ExpansionMode::Off => ExpansionRequest::default(),
         Some(ExpansionChoice::Simple(true)) => ExpansionRequest::default(),
         None | Some(ExpansionChoice::Simple(false)) => return None,
         Some(ExpansionChoice::Detailed(request)) => *request,
@@ -141,7 +144,18 @@ pub fn check_expansion(
     let max_tokens = request.max_tokens.unwrap_or(limits.default_max_tokens);
     let top_p = request.top_p.unwrap_or(if temperature == 0.0 { 1.0 } else { 0.9 });
     let timeout_ms = request.timeout_ms.unwrap_or(limits.expansion_timeout_ms);
-    let query_weight = request.query_weight.unwrap_or(0.5);
+    let gated = match request.mode {
+        Some(mode) => mode == ExpansionMode::Auto,
+        None => limits.default_expansion == ExpansionMode::Auto,
+    };
+    let gate = gate.filter(|_| gated);
+    let usual_weight = gate.map_or(0.5, |gate| gate.query_weight() as f32);
+    let query_weight = request.query_weight.unwrap_or(usual_weight);
+    if gated && gate.is_none() {
+        let detail = "auto needs a gate, and this server runs without one; start it with --gate FILE (stage gate of \
+                      `expandr train` makes the file), or use always";
+        errors.push(wrong("/expansion", detail.to_owned()));
+    }
     let mut require = |holds: bool, field: &str, detail: String| {
         if !holds {
             errors.push(wrong(format!("/expansion/{field}"), detail));
@@ -181,10 +195,11 @@ pub fn check_expansion(
     if let Some(texts) = &request.texts {
         check_texts(texts, request.count, limits.expansion_text_bytes, &mut require);
     }
-    if request.mode == ExpansionMode::Off || errors.len() > before {
+    if request.mode == Some(ExpansionMode::Off) || errors.len() > before {
         return None;
     }
     Some(CheckedExpansion {
+        gated,
         texts: request.texts,
         count,
         sampling: Sampling { max_tokens, temperature, top_p, seed: request.seed },
@@ -233,6 +248,8 @@ pub(super) fn wrong(pointer: impl Into<String>, detail: String) -> FieldError {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use expandr_models::gate::Combination;
+
     use super::*;
     use crate::http::body::parse;
 
@@ -244,14 +261,14 @@ pub(super) mod tests {
             default_max_tokens: 64,
             timeout_ms: 10_000,
             expansion_timeout_ms: 5_000,
-            expand_by_default: true,
+            default_expansion: ExpansionMode::Always,
             default_ranking: Ranking::Dense,
             lexical: true,
         }
     }
 
     pub(in crate::search) fn check(body: &str) -> Result<CheckedSearch, Problem> {
-        parse::<SearchRequest>(body.as_bytes())?.check(&limits())
+        parse::<SearchRequest>(body.as_bytes())?.check(&limits(), None)
     }
 
     pub(in crate::search) fn pointers(body: &str) -> Vec<String> {
@@ -276,6 +293,40 @@ pub(super) mod tests {
         let sampled = check(r#"{"query":"q","expansion":{"count":3,"temperature":1,"seed":7}}"#).unwrap();
         let expansion = sampled.expansion.unwrap();
         assert_eq!((expansion.count, expansion.sampling.top_p, expansion.sampling.seed), (3, 0.9, Some(7)));
+    }
+
+    #[test]
+    fn auto_needs_a_gate_and_takes_its_weight() {
+        let gate = Gate::fit(&[], Combination { encoder: "e".into(), expander: None, query_weight: 0.75 });
+        let with_gate = |body: &str, limits: &SearchLimits| {
+            parse::<SearchRequest>(body.as_bytes()).unwrap().check(limits, Some(&gate)).unwrap().expansion
+        };
+        let facts = |expansion: Option<CheckedExpansion>| expansion.map(|e| (e.gated, e.query_weight));
+        for (expansion, expected) in [
+            (r#""auto""#, Some((true, 0.75))),
+            (r#"{"mode":"auto","query_weight":0.25}"#, Some((true, 0.25))),
+            (r#""always""#, Some((false, 0.5))),
+            (r#"{"max_tokens":9}"#, Some((false, 0.5))),
+            ("true", Some((false, 0.5))),
+            (r#""off""#, None),
+        ] {
+            let body = format!(r#"{{"query":"q","expansion":{expansion}}}"#);
+            assert_eq!(facts(with_gate(&body, &limits())), expected, "{expansion}");
+        }
+        // Where auto is the server's default, only who names a mode gets another.
+        let auto = SearchLimits { default_expansion: ExpansionMode::Auto, ..limits() };
+        for (rest, expected) in [
+            ("", Some((true, 0.75))),
+            (r#","expansion":true"#, Some((true, 0.75))),
+            (r#","expansion":{"max_tokens":9}"#, Some((true, 0.75))),
+            (r#","expansion":"always""#, Some((false, 0.5))),
+            (r#","expansion":false"#, None),
+        ] {
+            assert_eq!(facts(with_gate(&format!(r#"{{"query":"q"{rest}}}"#), &auto)), expected, "{rest}");
+        }
+        let problem = check(r#"{"query":"q","expansion":"auto"}"#).unwrap_err();
+        assert!(problem.detail.contains("--gate") && problem.detail.contains("always"), "{}", problem.detail);
+        assert_eq!(pointers(r#"{"query":"q","expansion":{"mode":"auto"}}"#), ["/expansion"]);
     }
 
     #[test]

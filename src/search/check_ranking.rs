@@ -81,7 +81,7 @@ impl SearchRequest {
         let asked = match &self.expansion {
             None | Some(ExpansionChoice::Simple(false)) => false,
             Some(ExpansionChoice::Simple(true)) => true,
-            Some(ExpansionChoice::Detailed(expansion)) => expansion.mode == ExpansionMode::Always,
+            Some(ExpansionChoice::Detailed(expansion)) => expansion.mode != Some(ExpansionMode::Off),
         };
         if asked {
             let detail = "ranking lexical uses no expansion; leave it out, or use ranking dense or hybrid";
@@ -171,7 +171,7 @@ mod tests {
             assert_eq!(pointers(&lexical(rest)), [pointer], "{rest}");
         }
         let off = SearchLimits { lexical: false, ..limits() };
-        let request = |body: &str| parse::<SearchRequest>(body.as_bytes()).unwrap().check(&off);
+        let request = |body: &str| parse::<SearchRequest>(body.as_bytes()).unwrap().check(&off, None);
         let problem = request(&lexical("")).unwrap_err();
         assert!(problem.detail.contains("--lexical on"), "{}", problem.detail);
         assert!(request(r#"{"query":"q"}"#).is_ok());

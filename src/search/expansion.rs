@@ -7,13 +7,13 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::{
-    answer::{DegradedReason, ExpansionReport, ExpansionStatus},
+    answer::{ExpansionReport, ExpansionStatus, RawReason},
     check::CheckedExpansion,
     flight::{Boarding, FlightKey, Flights, Landing},
 };
 use crate::{bundle::Bundle, metrics::Metrics};
 
-/// The passages for one query, and what to say about them. Without passages `report` is a degraded one.
+/// The passages for one query, and what to say about them. Without passages `report` is a degraded or a skipped one.
 #[derive(Debug)]
 pub struct Passages {
     /// What became of the expansion.
@@ -22,10 +22,21 @@ pub struct Passages {
     pub first_token_ms: f64,
 }
 
+impl Passages {
+    /// None, by the gate's decision.
+    pub fn skipped() -> Self {
+        let report = ExpansionReport {
+            reason: Some(RawReason::Gate),
+            ..ExpansionReport::without(ExpansionStatus::Skipped)
+        };
+        Self { report, first_token_ms: 0.0 }
+    }
+}
+
 /// One usable passage, or why there is none.
 enum Outcome {
     Usable { text: String, output_tokens: usize, cut: bool, cached: bool, first_token_ms: f64 },
-    Unusable { reason: DegradedReason, detail: Option<String> },
+    Unusable { reason: RawReason, detail: Option<String> },
 }
 
 /// Gets the passages for `query`: those of the request, else from cache or language model until `deadline`.
@@ -49,8 +60,7 @@ pub async fn passages(
     let prompt = match bundle.prompt.render(&[&normalize_query(query)]) {
         Ok(prompt) => prompt,
         Err(error) => {
-            let outcome =
-                Outcome::Unusable { reason: DegradedReason::LlmError, detail: Some(error.to_string()) };
+            let outcome = Outcome::Unusable { reason: RawReason::LlmError, detail: Some(error.to_string()) };
             return summarize(vec![outcome], request);
         }
     };
@@ -89,7 +99,7 @@ async fn write_one(
     let Some(expander) = &bundle.expander else {
         let detail =
             "this server runs without a language model; send expansion.texts, or start it with --expander";
-        return Outcome::Unusable { reason: DegradedReason::LlmError, detail: Some(detail.to_owned()) };
+        return Outcome::Unusable { reason: RawReason::LlmError, detail: Some(detail.to_owned()) };
     };
     sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(sample as u64));
     let key = FlightKey::new(&bundle.id, prompt, &sampling, sample);
@@ -100,10 +110,10 @@ async fn write_one(
         Landing::Finished(written) => (Arc::new(written), false, false),
         Landing::Cut(written) => (Arc::new(written), true, false),
         Landing::Overloaded(detail) => {
-            return Outcome::Unusable { reason: DegradedReason::Overloaded, detail: Some(detail) };
+            return Outcome::Unusable { reason: RawReason::Overloaded, detail: Some(detail) };
         }
         Landing::Failed(detail) => {
-            return Outcome::Unusable { reason: DegradedReason::LlmError, detail: Some(detail) };
+            return Outcome::Unusable { reason: RawReason::LlmError, detail: Some(detail) };
         }
     };
     // Those who join a generation share its tokens; they are counted once.
@@ -113,10 +123,10 @@ async fn write_one(
     let text = clean(&written.text);
     let text = if cut { whole_words(&text) } else { text };
     if cut && text.split_whitespace().count() < min_partial_words {
-        return Outcome::Unusable { reason: DegradedReason::Timeout, detail: None };
+        return Outcome::Unusable { reason: RawReason::Timeout, detail: None };
     }
     if text.is_empty() {
-        return Outcome::Unusable { reason: DegradedReason::EmptyOutput, detail: None };
+        return Outcome::Unusable { reason: RawReason::EmptyOutput, detail: None };
     }
     let first_token_ms =
         if cached { 0.0 } else { written.first_token.map_or(0.0, super::timings::milliseconds) };
@@ -149,7 +159,7 @@ fn summarize(outcomes: Vec<Outcome>, request: &CheckedExpansion) -> Passages {
         }
     }
     if report.texts.is_empty() {
-        let (reason, detail) = failure.unwrap_or((DegradedReason::EmptyOutput, None));
+        let (reason, detail) = failure.unwrap_or((RawReason::EmptyOutput, None));
         report = ExpansionReport {
             reason: Some(reason),
             detail,

@@ -1,10 +1,10 @@
 //! What a search says when a part of it failed: a degraded report, or a problem.
 
-use super::answer::{DegradedReason, ExpansionReport, ExpansionStatus};
+use super::answer::{ExpansionReport, ExpansionStatus, RawReason};
 use crate::http::problem::{Code, Problem};
 
 /// Turns the report of an expansion into that of a raw answer; the tokens were written all the same.
-pub(super) fn degrade(report: &mut ExpansionReport, reason: DegradedReason, detail: &str) {
+pub(super) fn degrade(report: &mut ExpansionReport, reason: RawReason, detail: &str) {
     *report = ExpansionReport {
         reason: Some(reason),
         detail: Some(detail.to_owned()),
@@ -15,11 +15,11 @@ pub(super) fn degrade(report: &mut ExpansionReport, reason: DegradedReason, deta
 
 /// For a request that asked to fail with its expansion.
 pub(super) fn failed_expansion(report: &ExpansionReport) -> Problem {
-    let reason = report.reason.unwrap_or(DegradedReason::LlmError);
+    let reason = report.reason.unwrap_or(RawReason::LlmError);
     let detail = report.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
-    let code = if reason == DegradedReason::Timeout { Code::DeadlineExceeded } else { Code::ExpansionFailed };
+    let code = if reason == RawReason::Timeout { Code::DeadlineExceeded } else { Code::ExpansionFailed };
     Problem {
-        retry_after_seconds: (reason == DegradedReason::Overloaded).then_some(1),
+        retry_after_seconds: (reason == RawReason::Overloaded).then_some(1),
         ..Problem::new(
             code,
             format!("no expansion ({}{detail}), and the request asked to fail in that case", reason.name()),

@@ -6,14 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use expandr_models::{Priority, TextKind};
+use expandr_models::{
+    Priority, TextKind,
+    gate::{Decision, Features, Gate},
+};
 use parking_lot::RwLock;
 use serde::Serialize;
 use tokio::time::{Instant as TokioInstant, timeout_at};
 
 use super::{
     admission::Admission,
-    answer::{DegradedReason, ExpansionReport, ExpansionStatus, SearchAnswer, Searched},
+    answer::{ExpansionReport, ExpansionStatus, RawReason, SearchAnswer, Searched},
     average::{dot, expanded_query, normalize},
     check::{CheckedExpansion, CheckedSearch, SearchLimits},
     check_ranking::CheckedRanking,
@@ -22,7 +25,7 @@ use super::{
     flight::Flights,
     lookup::{Found, VectorSide, fetch, search_index, search_words},
     ranking::{self, Ranked},
-    request::OnFailure,
+    request::{OnFailure, SearchRequest},
     timings::{Timings, milliseconds, timed},
 };
 use crate::{bundle::Bundle, http::problem::Problem, metrics::Metrics};
@@ -75,6 +78,15 @@ struct Raw {
     search_ms: f64,
 }
 
+/// What a search is made of before passages are embedded.
+struct Material {
+    raw: Raw,
+    /// The passages and the milliseconds that they took; none where no expansion is wanted.
+    written: Option<(Passages, f64)>,
+    /// What the gate said; none where it was not asked.
+    decision: Option<Decision>,
+}
+
 /// What ranking gave, before the documents are read.
 struct Outcome {
     ranked: Vec<Ranked>,
@@ -116,6 +128,14 @@ impl SearchService {
     /// How the service searches.
     pub fn settings(&self) -> &SearchSettings {
         &self.settings
+    }
+
+    /// Checks a request against what the server grants and the active bundle has.
+    ///
+    /// # Errors
+    /// `invalid_request` that lists everything that is wrong.
+    pub fn check(&self, request: SearchRequest) -> Result<CheckedSearch, Problem> {
+        request.check(&self.settings.limits, self.bundle().gate.as_deref())
     }
 
     /// Brings the gauges up to date: called when metrics are read.
@@ -212,22 +232,13 @@ impl SearchService {
         timings: &mut Timings,
     ) -> Result<Outcome, Problem> {
         let phase_start = Instant::now();
-        let late = || deadline_exceeded(request.timeout_ms);
-        let raw = async {
-            let raw = timeout_at(deadline, self.search_raw(bundle, request)).await;
-            raw.unwrap_or_else(|_| Err(late()))
-        };
-        let expansion = async {
-            let Some(expansion) = &request.expansion else { return Ok(None) };
-            let passages = self.write_passages(bundle, &request.query, expansion, started, deadline);
-            Ok(Some(timed(passages).await))
-        };
+        let material = self.gather(bundle, request, started, deadline);
         let words = async {
             let CheckedRanking::Hybrid(fusion) = request.ranking else { return Ok(None) };
             let found = timeout_at(deadline, search_words(bundle, fusion.depth, request)).await;
-            Ok(Some((fusion, found.unwrap_or_else(|_| Err(late()))?)))
+            Ok(Some((fusion, found.unwrap_or_else(|_| Err(deadline_exceeded(request.timeout_ms)))?)))
         };
-        let (raw, written, words) = tokio::try_join!(raw, expansion, words)?;
+        let (Material { raw, written, decision }, words) = tokio::try_join!(material, words)?;
         let parallel_ms = milliseconds(phase_start.elapsed());
         timings.encode_query_ms = raw.encode_ms;
         timings.search_raw_ms = raw.search_ms;
@@ -243,6 +254,7 @@ impl SearchService {
                     self.search_expanded(bundle, request, &raw, &mut report, deadline, timings).await?;
             }
             self.refuse_degraded(request, &report)?;
+            report.gate = decision.filter(|_| request.explain);
         }
         let raw_keys = raw.found.hits.iter().map(|hit| hit.key).collect();
         let (expansion_vectors, dense) = expanded.unwrap_or((Vec::new(), raw.found));
@@ -260,6 +272,41 @@ impl SearchService {
             timings.fuse_ms = milliseconds(fuse_start.elapsed());
         }
         Ok(Outcome { ranked, report, searched, vectors: Some(vectors), parallel_ms })
+    }
+
+    /// Searches with the query alone and gets the passages: side by side, or, where the gate is to see the raw hits first,
+    /// one after the other.
+    async fn gather(
+        &self,
+        bundle: &Arc<Bundle>,
+        request: &CheckedSearch,
+        started: Instant,
+        deadline: TokioInstant,
+    ) -> Result<Material, Problem> {
+        let raw = async {
+            let raw = timeout_at(deadline, self.search_raw(bundle, request)).await;
+            raw.unwrap_or_else(|_| Err(deadline_exceeded(request.timeout_ms)))
+        };
+        let Some(expansion) = &request.expansion else {
+            return Ok(Material { raw: raw.await?, written: None, decision: None });
+        };
+        let passages = timed(self.write_passages(bundle, &request.query, expansion, started, deadline));
+        let Some(gate) = bundle.gate.as_deref().filter(|_| expansion.gated) else {
+            let (raw, written) = tokio::try_join!(raw, async { Ok(passages.await) })?;
+            return Ok(Material { raw, written: Some(written), decision: None });
+        };
+        let raw = raw.await?;
+        let decision = self.ask_gate(gate, &request.query, &raw);
+        let written = if decision.expand { passages.await } else { (Passages::skipped(), 0.0) };
+        Ok(Material { raw, written: Some(written), decision: Some(decision) })
+    }
+
+    /// Query and documents are normalised, so that the scores of the raw hits are cosines.
+    fn ask_gate(&self, gate: &Gate, query: &str, raw: &Raw) -> Decision {
+        let cosines: Vec<f32> = raw.found.hits.iter().map(|hit| hit.score).collect();
+        let decision = gate.decide(&Features::new(query, &cosines));
+        self.metrics.count_gate_decision(decision.expand);
+        decision
     }
 
     /// Writes the passages for a query without searching.
@@ -331,12 +378,12 @@ impl SearchService {
         let mut vectors = match vectors {
             Ok(Ok(vectors)) => vectors,
             Ok(Err(expandr_models::Error::Overloaded { .. })) => {
-                degrade(report, DegradedReason::Overloaded, "the encoder has no place");
+                degrade(report, RawReason::Overloaded, "the encoder has no place");
                 return Ok(None);
             }
             Ok(Err(error)) => return Err(error.into()),
             Err(_elapsed) => {
-                degrade(report, DegradedReason::Timeout, "the passage was not embedded in time");
+                degrade(report, RawReason::Timeout, "the passage was not embedded in time");
                 return Ok(None);
             }
         };
@@ -344,7 +391,7 @@ impl SearchService {
         let averaged = expanded_query(&raw.query_vector, &vectors, report.query_weight);
         if averaged.iter().all(|x| *x == 0.0) {
             // Query and passage point in opposite directions; no document is nearer than another.
-            degrade(report, DegradedReason::EmptyOutput, "query and passage cancel each other out");
+            degrade(report, RawReason::EmptyOutput, "query and passage cancel each other out");
             return Ok(None);
         }
         let (found, ms) = search_index(bundle, averaged, ranking::expanded_depth(request), request).await?;

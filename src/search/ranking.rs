@@ -2,6 +2,8 @@
 
 use expandr_index::{Hit, Leg, LegPlace, reciprocal_rank_fusion};
 
+use expandr_models::gate;
+
 use super::{
     answer::Place,
     check::CheckedSearch,
@@ -33,7 +35,7 @@ fn dense_depth(request: &CheckedSearch) -> usize {
 /// How many hits to look for with the query alone.
 pub(super) fn raw_depth(request: &CheckedSearch) -> usize {
     let explained = if request.explain { EXPLAINED_RAW_HITS } else { 0 };
-    let compared = if request.expansion.is_some() { COMPARED_HITS } else { 0 };
+    let compared = if request.expansion.is_some() { COMPARED_HITS.max(gate::DEPTH) } else { 0 };
     dense_depth(request).max(explained).max(compared)
 }
 

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use expandr_index::{Filter, SearchMode};
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{Error, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer},
 };
 
 /// Most hits that a search returns.
@@ -88,7 +88,7 @@ fn yes() -> bool {
     true
 }
 
-/// `expansion`: true, false, or an object.
+/// `expansion`: true, false, a mode, or an object.
 #[derive(Clone, Debug)]
 pub enum ExpansionChoice {
     /// `true`: as the server is configured; `false`: off.
@@ -98,12 +98,14 @@ pub enum ExpansionChoice {
 }
 
 /// Whether to expand.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExpansionMode {
     /// Expand.
     #[default]
     Always,
+    /// Expand where the bundle's gate expects a gain.
+    Auto,
     /// Search with the query alone.
     Off,
 }
@@ -123,9 +125,8 @@ pub enum OnFailure {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExpansionRequest {
-    /// Whether to expand; default `always`.
-    #[serde(default)]
-    pub mode: ExpansionMode,
+    /// Whether to expand; default `always`, or `auto` where that is the server's default.
+    pub mode: Option<ExpansionMode>,
     /// How many passages to write and average, 1 to 8; default 1. More than one needs a temperature above 0.
     pub count: Option<usize>,
     /// Most tokens of a passage.
@@ -154,11 +155,24 @@ impl<'de> Deserialize<'de> for ExpansionChoice {
             type Value = ExpansionChoice;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("true, false, or an object such as {\"mode\":\"always\",\"max_tokens\":64}")
+                f.write_str(
+                    "true, false, always, auto, off, or an object such as {\"mode\":\"always\",\"max_tokens\":64}",
+                )
             }
 
             fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
                 Ok(ExpansionChoice::Simple(value))
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
+                let mode = match name {
+                    "always" => ExpansionMode::Always,
+                    "auto" => ExpansionMode::Auto,
+                    "off" => ExpansionMode::Off,
+                    _ => return Err(E::invalid_value(Unexpected::Str(name), &self)),
+                };
+                let request = ExpansionRequest { mode: Some(mode), ..ExpansionRequest::default() };
+                Ok(ExpansionChoice::Detailed(Box::new(request)))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
@@ -174,7 +188,7 @@ impl SearchRequest {
     /// Texts that this search embeds or generates at once: what it costs in permits.
     pub fn cost(&self) -> usize {
         match &self.expansion {
-            Some(ExpansionChoice::Detailed(e)) if e.mode == ExpansionMode::Always => {
+            Some(ExpansionChoice::Detailed(e)) if e.mode != Some(ExpansionMode::Off) => {
                 let texts = e.texts.as_ref().map_or(1, Vec::len);
                 texts.max(e.count.unwrap_or(1)).clamp(1, MAX_EXPANSIONS)
             }

@@ -27,7 +27,11 @@ use crate::{
         router,
     },
     metrics::Metrics,
-    search::{SearchService, SearchSettings, check::SearchLimits, request::Ranking},
+    search::{
+        SearchService, SearchSettings,
+        check::SearchLimits,
+        request::{ExpansionMode, Ranking},
+    },
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -131,6 +135,10 @@ fn starting() -> Problem {
 /// Loads everything that requests need.
 async fn load_state(options: &ServeOptions, keys: Keys) -> anyhow::Result<Arc<AppState>> {
     let bundle = load_bundle(options).await?;
+    anyhow::ensure!(
+        options.search.expansion != Expansion::Auto || bundle.gate.is_some(),
+        "--expansion auto needs a gate; give its file with --gate, or use --expansion always"
+    );
     let metrics = Arc::new(Metrics::new()?);
     let engine = bundle.expander.as_ref().map_or("none", |expander| expander.info().engine);
     metrics.set_build_info(&bundle.id, engine)?;
@@ -175,7 +183,12 @@ fn search_settings(options: &ServeOptions) -> SearchSettings {
             default_max_tokens: search.expansion_tokens.min(search.expansion_max_tokens),
             timeout_ms: search.timeout_ms,
             expansion_timeout_ms: search.expansion_timeout_ms.min(search.timeout_ms),
-            expand_by_default: has_expander && search.expansion == Expansion::Always,
+            default_expansion: match search.expansion {
+                _ if !has_expander => ExpansionMode::Off,
+                Expansion::Always => ExpansionMode::Always,
+                Expansion::Auto => ExpansionMode::Auto,
+                Expansion::Off => ExpansionMode::Off,
+            },
             default_ranking: search.ranking,
             lexical: search.lexical == Lexical::On,
         },

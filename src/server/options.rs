@@ -78,6 +78,11 @@ pub struct Models {
     #[arg(long, env = "EXPANDR_EXPANDER_QUEUE", default_value_t = 64)]
     pub expander_queue: usize,
 
+    /// The gate of searches with expansion `auto`: a file that stage gate of `expandr train` made, or `none`. Default:
+    /// gate.json in the expander's folder, if it is there.
+    #[arg(long, env = "EXPANDR_GATE", value_name = "FILE")]
+    pub gate: Option<PathBuf>,
+
     /// Texts that may wait for the encoder; further ones are refused as overloaded.
     #[arg(long, env = "EXPANDR_ENCODER_QUEUE", default_value_t = 2048)]
     pub encoder_queue: usize,
@@ -188,6 +193,8 @@ pub enum Lexical {
 pub enum Expansion {
     /// Expand.
     Always,
+    /// Expand where the gate expects a gain.
+    Auto,
     /// Search with the query alone.
     Off,
 }

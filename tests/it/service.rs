@@ -8,12 +8,17 @@ use expandr::{
     documents::{DocumentLimits, Spool},
     http::{AppState, HttpLimits, auth::Keys, router},
     metrics::Metrics,
-    search::{SearchService, SearchSettings, check::SearchLimits, request::Ranking},
+    search::{
+        SearchService, SearchSettings,
+        check::SearchLimits,
+        request::{ExpansionMode, Ranking},
+    },
 };
 use expandr_index::{Index, IndexConfig};
 use expandr_models::{
     Encoder,
     expander::PromptTemplate,
+    gate::Gate,
     testing::{HashEncoder, Script, ScriptedExpander, ScriptedFailure},
 };
 use serde_json::{Value, json};
@@ -35,6 +40,7 @@ pub(crate) struct Setup {
     pub(crate) permits: usize,
     pub(crate) keys: Keys,
     pub(crate) lexical: bool,
+    pub(crate) gate: Option<Gate>,
 }
 
 impl Default for Setup {
@@ -45,6 +51,7 @@ impl Default for Setup {
             permits: 64,
             keys: Keys::new(&[], &[], &[], true).unwrap(),
             lexical: true,
+            gate: None,
         }
     }
 }
@@ -59,7 +66,10 @@ impl Double {
             ..IndexConfig::new(&encoder.info().id, encoder.info().dimension)
         };
         let index = Arc::new(Index::open(folder.path(), config).unwrap());
-        let bundle = Bundle::new(encoder.clone(), Some(expander.clone()), index, PromptTemplate::q2d());
+        let mut bundle = Bundle::new(encoder.clone(), Some(expander.clone()), index, PromptTemplate::q2d());
+        if let Some(gate) = setup.gate {
+            bundle = bundle.with_gate(gate);
+        }
         let settings = SearchSettings {
             limits: SearchLimits {
                 query_bytes: 1000,
@@ -68,7 +78,7 @@ impl Double {
                 default_max_tokens: 64,
                 timeout_ms: 20_000,
                 expansion_timeout_ms: 10_000,
-                expand_by_default: true,
+                default_expansion: ExpansionMode::Always,
                 default_ranking: Ranking::Dense,
                 lexical: setup.lexical,
             },
@@ -132,6 +142,14 @@ impl Double {
 
     pub(crate) async fn search(&self, body: Value) -> (u16, Value) {
         self.send("POST", "/search", Some(body), None).await
+    }
+
+    /// Serves it on a free port for as long as the test's runtime lives; gives its URL.
+    pub(crate) async fn serve(&self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(axum::serve(listener, self.router.clone()).into_future());
+        format!("http://{address}")
     }
 
     /// Waits until no generation runs or waits.

@@ -13,9 +13,9 @@ use crate::{Error, Result};
 /// What became of the expansion of one query.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Expansion {
-    /// `applied`, `cached`, `supplied`, `disabled` or `degraded`; `unstated` where the server says nothing.
+    /// `applied`, `cached`, `supplied`, `skipped`, `disabled` or `degraded`; `unstated` where the server says nothing.
     pub status: String,
-    /// Why it degraded.
+    /// Why it was degraded or skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// What the failing part said.

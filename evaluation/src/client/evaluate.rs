@@ -116,7 +116,7 @@ pub async fn evaluate(
     let mut log = AnswerLog::open(&options.folder.join("answers.jsonl"))?;
 
     let open: Vec<&Query> = collection.queries.iter().filter(|query| !log.has(&query.id)).collect();
-    let wanted = wants_expansion(options.expansion.as_ref());
+    let wanted = Wanted::of(options.expansion.as_ref());
     let mut seen = Progress {
         answered: log.answers().len(),
         queries: collection.queries.len(),
@@ -255,21 +255,47 @@ fn is_refused_for_now(problem: &Problem) -> bool {
     status.is_some_and(is_temporary)
 }
 
-/// Whether the searches ask for an expansion; none when they leave it to the server.
-fn wants_expansion(expansion: Option<&Value>) -> Option<bool> {
-    match expansion? {
-        Value::Bool(wanted) => Some(*wanted),
-        object => Some(object["mode"] != "off"),
+/// What the searches ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// What the server is configured to do.
+    Any,
+    /// The query alone.
+    Raw,
+    /// An expansion, or the gate's word that it would gain nothing: where no mode is named that is the server's choice.
+    Gated,
+    /// An expansion.
+    Always,
+}
+
+impl Wanted {
+    fn of(expansion: Option<&Value>) -> Self {
+        let mode = match expansion {
+            None => return Self::Any,
+            Some(Value::Bool(false)) => return Self::Raw,
+            Some(expansion) => expansion.as_str().or(expansion["mode"].as_str()),
+        };
+        match mode {
+            Some("off") => Self::Raw,
+            Some("always") => Self::Always,
+            _ => Self::Gated,
+        }
     }
 }
 
 /// Whether an answer lacks the expansion that was asked for.
-pub(super) fn is_degraded(answer: &Answer, wanted: Option<bool>) -> bool {
+pub(super) fn is_degraded(answer: &Answer, wanted: Wanted) -> bool {
     match answer.expansion.status.as_str() {
         "degraded" => true,
         "applied" | "cached" | "supplied" => false,
-        _ => wanted == Some(true),
+        "skipped" if is_skipped(answer) => wanted == Wanted::Always,
+        _ => matches!(wanted, Wanted::Gated | Wanted::Always),
     }
+}
+
+/// Whether the server's gate kept the expansion back.
+pub(super) fn is_skipped(answer: &Answer) -> bool {
+    answer.expansion.status == "skipped" && answer.expansion.reason.as_deref() == Some("gate")
 }
 
 /// What must be equal for two parts of a run to belong together.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::answers::{Answer, AnswerLog};
 use super::endpoint::Endpoint;
-use super::evaluate::{EvaluationOptions, is_degraded};
+use super::evaluate::{EvaluationOptions, Wanted, is_degraded, is_skipped};
 use crate::run::check_trec_id;
 use crate::{Collection, Error, Hit, Metric, Result, Run, Scores, metrics};
 
@@ -32,6 +32,8 @@ pub struct EvaluationReport {
     pub reasons: BTreeMap<String, usize>,
     /// Answers by expansion status.
     pub expansions: BTreeMap<String, usize>,
+    /// Answers whose expansion the server's gate kept back (mode `auto`).
+    pub skipped: usize,
     /// Answers with a passage that the budget cut.
     pub cut: usize,
     /// Mean over the queries whose answers state it: cosine of query and passages.
@@ -75,7 +77,7 @@ pub(super) struct Measured {
 pub(super) struct Context {
     pub(super) server: Value,
     pub(super) settings: Value,
-    pub(super) wanted: Option<bool>,
+    pub(super) wanted: Wanted,
     pub(super) measured: Measured,
 }
 
@@ -109,6 +111,14 @@ impl EvaluationReport {
         let statuses: Vec<String> =
             self.expansions.iter().map(|(status, count)| format!("{status} {count}")).collect();
         let _ = writeln!(text, "  expansion    {} (cut: {})", statuses.join(", "), self.cut);
+        if self.skipped > 0 {
+            let share = 100.0 * self.skipped as f64 / self.queries.max(1) as f64;
+            let _ = writeln!(
+                text,
+                "  gate         {} of {} not expanded ({share:.0} %)",
+                self.skipped, self.queries
+            );
+        }
         for (name, mean) in [("cosine", self.query_cosine), ("overlap@10", self.raw_overlap_at_10)] {
             if let Some(mean) = mean {
                 let _ = writeln!(text, "  {name:12} {mean:.4} (query and passages; mean)");
@@ -175,6 +185,7 @@ pub(super) fn finish(
                 .map(|answer| answer.expansion.reason.as_ref().unwrap_or(&answer.expansion.status)),
         ),
         expansions: count(answers.iter().map(|answer| &answer.expansion.status)),
+        skipped: answers.iter().filter(|answer| is_skipped(answer)).count(),
         cut: answers.iter().filter(|answer| answer.expansion.cut).count(),
         query_cosine: mean(answers.iter().filter_map(|answer| answer.expansion.query_cosine)),
         raw_overlap_at_10: mean(answers.iter().filter_map(|answer| answer.expansion.raw_overlap_at_10)),
@@ -245,6 +256,7 @@ fn report_json(
         "degraded_queries": report.degraded,
         "degraded_by_reason": report.reasons,
         "expansion": report.expansions,
+        "skipped_by_gate": report.skipped,
         "cut_expansions": report.cut,
         "query_cosine": report.query_cosine,
         "raw_overlap_at_10": report.raw_overlap_at_10,

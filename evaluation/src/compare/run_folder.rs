@@ -38,7 +38,7 @@ pub struct RunFolder {
 pub struct QueryExpansion {
     /// The query's text.
     pub query: String,
-    /// `applied`, `cached`, `supplied`, `disabled`, `degraded`, …
+    /// `applied`, `cached`, `supplied`, `skipped`, `disabled`, `degraded`, …
     pub status: String,
     /// Why it degraded.
     #[serde(default)]

@@ -233,6 +233,32 @@ async fn disabled_counts_as_degraded_for_who_asked_for_an_expansion() {
     assert_eq!(setup.evaluate().await.unwrap().degraded, 0);
 }
 
+/// What the gate of mode `auto` keeps back is as asked for; it is counted. Who asked for an expansion whatever the gate
+/// says did not get it.
+#[tokio::test]
+async fn what_a_gate_skips_is_counted_and_no_degradation() {
+    for (expansion, degraded) in
+        [(json!({"mode": "auto"}), 0), (json!("auto"), 0), (json!(true), 0), (json!({"mode": "always"}), 3)]
+    {
+        let mut setup = Setup::new(Double { skips_every: Some(10), ..Double::default() }).await;
+        setup.options.expansion = Some(expansion.clone());
+        let report = setup.evaluate().await.unwrap();
+        assert_eq!((report.degraded, report.skipped), (degraded, 3), "{expansion}");
+        assert!(
+            report.summary().contains("gate         3 of 31 not expanded (10 %)"),
+            "{}",
+            report.summary()
+        );
+        let metrics: Value = serde_json::from_str(&setup.file("metrics.json")).unwrap();
+        assert_eq!((&metrics["skipped_by_gate"], &metrics["expansion"]["skipped"]), (&json!(3), &json!(3)));
+    }
+    // Skipped for another reason is no expansion.
+    let mut setup = Setup::new(Double { status: Some("skipped"), ..Double::default() }).await;
+    setup.options.expansion = Some(json!({"mode": "auto"}));
+    let report = setup.evaluate().await.unwrap();
+    assert_eq!((report.degraded, report.skipped), (31, 0));
+}
+
 #[tokio::test]
 async fn what_the_server_refuses_for_good_ends_the_run_at_once() {
     let mut setup = Setup::new(Double { key: Some("secret"), ..Double::default() }).await;

@@ -28,6 +28,8 @@ pub(crate) struct Double {
     pub(crate) changes_after: Option<usize>,
     /// Every n-th answer is degraded.
     pub(crate) degrades_every: Option<usize>,
+    /// Every n-th answer is skipped by the gate.
+    pub(crate) skips_every: Option<usize>,
     /// The status of every other answer.
     pub(crate) status: Option<&'static str>,
     /// Refuses searches with this member as an unknown one.
@@ -74,6 +76,8 @@ impl Double {
         let degraded = self.degrades_every.is_some_and(|every| number.is_multiple_of(every));
         let expansion = if degraded {
             json!({"status": "degraded", "reason": "timeout", "texts": [], "output_tokens": 0, "cut": false})
+        } else if self.skips_every.is_some_and(|every| number.is_multiple_of(every)) {
+            json!({"status": "skipped", "reason": "gate", "texts": [], "output_tokens": 0, "cut": false, "query_weight": 1.0})
         } else {
             let status = self.status.unwrap_or("applied");
             json!({"status": status, "texts": [format!("about {query}")], "output_tokens": 4, "cut": number == 1, "query_weight": 0.5,

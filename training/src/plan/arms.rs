@@ -40,6 +40,8 @@ pub enum SearchText {
     Expansion,
     /// The average with the query repeated to its expansion's length.
     Repetition,
+    /// The average with the expansion where the gate expands, else the query alone.
+    Gated,
 }
 
 /// One row of the report.
@@ -57,7 +59,7 @@ pub struct Arm {
     pub text: SearchText,
 }
 
-/// All rows: Table 3's, and controls. ExpandR comes first, so that what others share with it lies in the run folder
+/// All rows: Table 3's, controls, and ExpandR behind its gate, which is there where the recipe switches the gate on. ExpandR comes first, so that what others share with it lies in the run folder
 /// itself.
 pub const ARMS: &[Arm] = &[
     Arm {
@@ -129,6 +131,13 @@ pub const ARMS: &[Arm] = &[
         expander: ExpanderTraining::Dpo,
         encoder: EncoderTraining::None,
         text: SearchText::Repetition,
+    },
+    Arm {
+        name: "auto",
+        title: "ExpandR, expanded where the gate says so",
+        expander: ExpanderTraining::Dpo,
+        encoder: EncoderTraining::Expansions,
+        text: SearchText::Gated,
     },
 ];
 

@@ -58,6 +58,8 @@ handles! {
     VectorsNode,
     /// A node that gives weight.json.
     WeightNode,
+    /// A node that gives gate.json.
+    GateNode,
     /// A node that gives runs and their scores.
     EvaluationNode,
 }
@@ -167,12 +169,20 @@ pub enum Work {
         examples: ExamplesNode,
         encoder: EncoderRef,
     },
+    Gate {
+        examples: ExamplesNode,
+        encoder: EncoderRef,
+        /// Who wrote the examples' expansions.
+        writer: ExpanderRef,
+        weight: Option<WeightNode>,
+    },
     Evaluation {
         encoder: EncoderRef,
         vectors: VectorsNode,
         text: SearchText,
         expansions: Option<ExpansionsNode>,
         weight: Option<WeightNode>,
+        gate: Option<GateNode>,
     },
     Report {
         rows: Vec<(&'static Arm, EvaluationNode)>,
@@ -200,6 +210,7 @@ impl Work {
             Self::Vectors { .. } => Stage::Vectors,
             Self::TestExpansions { .. } => Stage::TestExpansions,
             Self::Weight { .. } => Stage::Weight,
+            Self::Gate { .. } => Stage::Gate,
             Self::Evaluation { .. } => Stage::Evaluation,
             Self::Report { .. } => Stage::Report,
         }
@@ -243,8 +254,13 @@ impl Work {
             Self::Vectors { encoder: by } => (vec![], encoder(by)),
             Self::TestExpansions { writer } => (vec![], expander(writer)),
             Self::Weight { examples, encoder: by } => (vec![examples.0], encoder(by)),
-            Self::Evaluation { encoder: by, vectors, expansions, weight, .. } => {
-                let further = expansions.map(|of| of.0).into_iter().chain(weight.map(|of| of.0));
+            Self::Gate { examples, encoder: by, writer, weight } => {
+                let further = weight.map(|of| of.0).into_iter().chain(expander(writer));
+                (std::iter::once(examples.0).chain(further).collect(), encoder(by))
+            }
+            Self::Evaluation { encoder: by, vectors, expansions, weight, gate, .. } => {
+                let chosen = weight.map(|of| of.0).into_iter().chain(gate.map(|of| of.0));
+                let further = expansions.map(|of| of.0).into_iter().chain(chosen);
                 (std::iter::once(vectors.0).chain(further).collect(), encoder(by))
             }
             Self::Report { rows } => (rows.iter().map(|(_, evaluation)| evaluation.0).collect(), None),
@@ -307,7 +323,7 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Plans the stages of `arms`. Where a stage's files lie doesn't depend on which rows are asked for. Without
+    /// Plans the stages of `arms`, and of the gated row where the recipe has a gate and ExpandR is among them. Where a stage's files lie doesn't depend on which rows are asked for. Without
     /// collections in the recipe there is no evaluation and no report, and rows differ only in what they train.
     ///
     /// # Errors
@@ -317,9 +333,15 @@ impl Graph {
         let mut planned = Vec::new();
         let mut rows = Vec::new();
         for arm in super::ARMS {
+            let gated = arm.text == SearchText::Gated;
+            if gated && !recipe.gate.enabled {
+                continue;
+            }
             builder.arm = arm.name;
             let evaluation = builder.row(arm);
-            if arms.iter().any(|wanted| wanted.name == arm.name) {
+            // The gate comes with the row whose expansions it keeps back.
+            let is_wanted = |wanted: &&'static Arm| wanted.name == arm.name || (gated && wanted.name == MAIN);
+            if arms.iter().any(is_wanted) {
                 rows.extend(evaluation.map(|evaluation| (arm, evaluation)));
                 planned.push(PlannedArm { arm, evaluation });
             }
@@ -366,6 +388,7 @@ impl Builder<'_> {
         let expander =
             if wants_expander || searches_with_it { self.expander(arm.expander) } else { ExpanderRef::Base };
         let encoder = self.encoder(arm.encoder, expander);
+        let gate = (arm.text == SearchText::Gated).then(|| self.gate(expander, encoder));
         if !has_collections {
             return None;
         }
@@ -374,7 +397,7 @@ impl Builder<'_> {
             searches_with_it.then(|| ExpansionsNode(self.add(Work::TestExpansions { writer: expander })));
         let weight = self.weight(arm.text, expander, encoder);
         let text = arm.text;
-        Some(EvaluationNode(self.add(Work::Evaluation { encoder, vectors, text, expansions, weight })))
+        Some(EvaluationNode(self.add(Work::Evaluation { encoder, vectors, text, expansions, weight, gate })))
     }
 
     fn pairs(&mut self) -> PairsNode {
@@ -447,7 +470,7 @@ impl Builder<'_> {
         let mut expansions = || ExpansionsNode(self.add(Work::Expansions { pairs, writer }));
         let text = match text {
             SearchText::Query => TrainingText::Query,
-            SearchText::Expansion => TrainingText::Expansion(expansions()),
+            SearchText::Expansion | SearchText::Gated => TrainingText::Expansion(expansions()),
             SearchText::Repetition => TrainingText::Repetition(expansions()),
         };
         let negatives = (self.recipe.contrastive.mined_negatives > 0).then(|| {
@@ -466,6 +489,13 @@ impl Builder<'_> {
         })
     }
 
+    /// Whether to expand, for what this expander writes and this encoder finds.
+    fn gate(&mut self, writer: ExpanderRef, encoder: EncoderRef) -> GateNode {
+        let examples = self.examples(SearchText::Expansion, writer);
+        let weight = self.weight(SearchText::Expansion, writer, encoder);
+        GateNode(self.add(Work::Gate { examples, encoder, writer, weight }))
+    }
+
     /// The node that does this, which may be there already.
     fn add(&mut self, work: Work) -> NodeId {
         let settings = settings::of(&work, self.recipe);
@@ -482,8 +512,10 @@ impl Builder<'_> {
         let id = match self.by_key.get(&key) {
             Some(id) => *id,
             None => {
+                // There is but one gate; it lies beside the models that it belongs to.
                 let home = match self.arm {
                     MAIN | REPORT => PathBuf::new(),
+                    _ if work.stage() == Stage::Gate => PathBuf::new(),
                     arm => PathBuf::from("arms").join(arm),
                 };
                 self.nodes.push(Node { work, home, settings, external, key: key.clone(), arms: Vec::new() });

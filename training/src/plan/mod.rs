@@ -11,7 +11,7 @@ mod stage;
 pub use self::arms::{ARMS, Arm, EncoderTraining, ExpanderTraining, SearchText};
 pub(crate) use self::graph::canonical;
 pub use self::graph::{
-    CollectionPart, EncoderRef, ExpanderRef, External, Graph, Node, NodeId, PlannedArm, Source, TrainingText,
-    Work,
+    CollectionPart, EncoderRef, ExamplesNode, ExpanderRef, External, Graph, Node, NodeId, PlannedArm, Source,
+    TrainingText, WeightNode, Work,
 };
 pub use self::stage::Stage;

@@ -1,5 +1,6 @@
 //! The kinds of stages.
 
+use expandr_models::gate::GATE_FILE;
 use serde::{Deserialize, Serialize};
 
 /// A kind of stage. Its name is what `--stages` takes.
@@ -40,6 +41,8 @@ pub enum Stage {
     TestExpansions,
     /// The weight of the query in the search, chosen on the development part.
     Weight,
+    /// Whether to expand a query, learnt on the development part.
+    Gate,
     /// Ranked lists and their scores.
     Evaluation,
     /// The table, and what is significant in it.
@@ -48,7 +51,7 @@ pub enum Stage {
 
 impl Stage {
     /// All of them, in an order in which none comes before what it reads.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Pairs,
         Self::WarmUp,
         Self::WarmExpander,
@@ -66,6 +69,7 @@ impl Stage {
         Self::Vectors,
         Self::TestExpansions,
         Self::Weight,
+        Self::Gate,
         Self::Evaluation,
         Self::Report,
     ];
@@ -90,6 +94,7 @@ impl Stage {
             Self::Vectors => "vectors",
             Self::TestExpansions => "test-expansions",
             Self::Weight => "weight",
+            Self::Gate => "gate",
             Self::Evaluation => "evaluation",
             Self::Report => "report",
         }
@@ -127,6 +132,7 @@ impl Stage {
             Self::Vectors => &["vectors"],
             Self::TestExpansions => &["test-expansions.jsonl"],
             Self::Weight => &["weight.json"],
+            Self::Gate => &[GATE_FILE],
             Self::Evaluation => &["runs"],
             Self::Report => &["report.json", "report.md"],
         }
@@ -148,6 +154,7 @@ impl Stage {
                 | Self::Merge
                 | Self::Examples
                 | Self::Weight
+                | Self::Gate
                 | Self::Evaluation
                 | Self::Report
         )

@@ -8,7 +8,7 @@ use expandr_evaluation::Metric;
 use expandr_models::expander::PromptTemplate;
 
 use super::{QueryWeight, Recipe};
-use crate::plan::Arm;
+use crate::plan::{Arm, SearchText};
 use crate::readers::Format;
 
 type Check = Result<(), String>;
@@ -284,7 +284,10 @@ fn evaluation(recipe: &Recipe) -> Check {
         Metric::from_str(metric).map_err(|error| format!("`evaluation.metrics`: {error}"))?;
     }
     for arm in &settings.arms {
-        Arm::named(arm)?;
+        let arm = Arm::named(arm)?;
+        if arm.text == SearchText::Gated && !recipe.gate.enabled {
+            return Err(format!("`evaluation.arms` names {:?}, which needs `gate.enabled` = true", arm.name));
+        }
     }
     settings.max_queries.map_or(Ok(()), |queries| at_least("evaluation.max_queries", queries, 1))
 }

@@ -18,8 +18,8 @@ use serde_json::Value;
 
 pub use self::sections::{
     AnswerSettings, CandidateSettings, CollectionSettings, DataSettings, EncoderSettings, EvaluationSettings,
-    ExpanderSettings, ExpansionSettings, FilterKind, Layout, MachineSettings, QueryWeight, RewardSettings,
-    Similarity,
+    ExpanderSettings, ExpansionSettings, FilterKind, GateSettings, Layout, MachineSettings, QueryWeight,
+    RewardSettings, Similarity,
 };
 pub use self::training::{ContrastiveSettings, DpoSettings, Method, Precision, WarmUpSettings};
 use crate::{Error, Result};
@@ -52,6 +52,8 @@ pub struct Recipe {
     pub expansions: ExpansionSettings,
     /// Contrastive training of the encoder (Eq. 8, 9).
     pub contrastive: ContrastiveSettings,
+    /// Whether to expand, query by query.
+    pub gate: GateSettings,
     /// What is reported, and on which collections.
     pub evaluation: EvaluationSettings,
     /// How and where the work is done. Nothing in it changes what a run is, so no fingerprint covers it.
@@ -73,6 +75,7 @@ impl Default for Recipe {
             dpo: DpoSettings::default(),
             expansions: ExpansionSettings::default(),
             contrastive: ContrastiveSettings::default(),
+            gate: GateSettings::default(),
             evaluation: EvaluationSettings::default(),
             machine: MachineSettings::default(),
         }

@@ -321,6 +321,15 @@ impl<'de> Deserialize<'de> for QueryWeight {
     }
 }
 
+/// Whether to expand, query by query.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GateSettings {
+    /// Learn on the retriever's development part which queries to expand: gate.json for the service, and the row `auto`
+    /// of the report.
+    pub enabled: bool,
+}
+
 /// What is reported.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

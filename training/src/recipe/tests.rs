@@ -118,6 +118,7 @@ fn values_out_of_range_are_refused() {
         ("expander.prompt=no slot", "`expander.prompt`: a prompt template must have"),
         ("evaluation.metrics=[\"speed\"]", "`evaluation.metrics`: "),
         ("evaluation.arms=[\"expander\"]", "did you mean `expandr`?"),
+        ("evaluation.arms=[\"auto\"]", "needs `gate.enabled` = true"),
         ("evaluation.query_weight=2", "between 0 and 1"),
     ] {
         let error = parse("", &[set]).unwrap_err();

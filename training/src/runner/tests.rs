@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use expandr_models::gate::Gate;
 use serde_json::json;
 
 use self::fake::{Ears, FakeSteps};
@@ -460,6 +461,42 @@ async fn negatives_are_mined_and_a_weight_is_chosen() {
     let chosen = weight["query_weight"].as_f64().unwrap();
     assert!((0.0..=1.0).contains(&chosen) && weight["queries"] == 2);
     assert!(!bench.path("arms/ft/weight.json").exists());
+}
+
+#[tokio::test]
+async fn a_gate_is_learnt_and_has_a_row_of_its_own() {
+    let mut bench = Bench::new();
+    let settings = ["gate.enabled=true", "data.retriever_dev_share=0.6"];
+    bench.run(&settings, Options::default()).await.unwrap();
+    let gate = Gate::read(&bench.path("gate.json")).unwrap();
+    let figures = gate.trained_on();
+    let dev = bench.lines::<crate::example::ExampleLine>("examples.dev.jsonl").len();
+    assert!(dev > 10 && figures.queries == dev, "{dev} {figures:?}");
+    assert_eq!((gate.query_weight(), gate.encoder()), (0.5, "hash-32@000000000000"));
+    let manifest = Manifest::read(&bench.path("stages/gate.json")).unwrap().unwrap();
+    assert_eq!(manifest.summary["share_skipped"], figures.share_skipped);
+    // The doubles write words that have nothing to do with the query, so expansion loses.
+    assert!(figures.gain_always < 0.0 && gate.threshold().is_none(), "{figures:?}");
+    let report: Value = serde_json::from_str(&read(&bench.path("report.json"))).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["expandr", "query", "ft", "auto"]);
+    let auto = &rows[3]["collections"][0];
+    assert_eq!((&auto["skipped"], &auto["mean_words"]), (&json!(4), &json!(0.0)));
+    assert!(read(&bench.path("report.md")).contains("The gate left unexpanded: 4 of 4 on c."));
+
+    // With a gate that expands everything the row is ExpandR's own.
+    let open = read(&bench.path("gate.json")).replace("\"threshold\": null", "\"threshold\": -2.0");
+    let manifest = read(&bench.path("stages/gate.json"));
+    let manifest =
+        manifest.replace(&bench.hashes("gate")["gate.json"], &crate::seed::sha256(open.as_bytes()));
+    fs_err::write(bench.path("gate.json"), open).unwrap();
+    fs_err::write(bench.path("stages/gate.json"), manifest).unwrap();
+    bench.run(&settings, Options::default()).await.unwrap();
+    assert_eq!(bench.ears.stages("stage_started"), ["evaluation@auto", "report"]);
+    let report: Value = serde_json::from_str(&read(&bench.path("report.json"))).unwrap();
+    assert_eq!(report["rows"][3]["collections"], report["rows"][0]["collections"]);
+    assert!(report["rows"][3]["collections"][0]["mean_words"].as_f64().unwrap() > 0.0);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use expandr_evaluation::metrics::Options;
 use expandr_evaluation::{Collection, Metric, Run, evaluate};
+use expandr_models::gate::{self, Features, Gate};
 use expandr_models::{Encoder, TextKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -15,14 +16,13 @@ use super::{
     generate::WrittenLine,
     search::search,
     vectors::{Contents, ids},
-    weight::Chosen,
+    weight::query_weight,
 };
 use crate::example::{passage, repeated};
 use crate::folder::{LineFile, LineIndex, replace_file, replace_folder};
 use crate::pairs::query_id;
 use crate::plan::{SearchText, Work};
 use crate::progress::Meter;
-use crate::recipe::QueryWeight;
 use crate::{Error, Result, collections};
 
 /// How deep the ranked lists go at least.
@@ -46,6 +46,9 @@ pub(crate) struct CollectionScores {
     pub(crate) queries: BTreeMap<String, BTreeMap<String, f64>>,
     /// Queries that were searched without an expansion though the row has them, because nothing was written.
     pub(crate) without_expansion: usize,
+    /// Queries that the gate did not expand.
+    #[serde(default)]
+    pub(crate) skipped: usize,
     /// Mean words of what stood beside the query.
     pub(crate) mean_words: f64,
 }
@@ -66,12 +69,13 @@ struct Job<'a> {
     text: SearchText,
     weight: f32,
     expansions: Option<LineIndex>,
+    gate: Option<Gate>,
     metrics: Vec<Metric>,
 }
 
 /// Searches, scores, and writes runs in TREC form beside scores.json.
 pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
-    let Work::Evaluation { encoder, vectors, text, expansions, weight } = &context.node.work else {
+    let Work::Evaluation { encoder, vectors, text, expansions, weight, gate } = &context.node.work else {
         return Err(Error::Input("not a stage of evaluation".into()));
     };
     let encoder = context.steps.encoder(&context.encoder(*encoder).0).await?;
@@ -81,18 +85,18 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
         Some(node) => Some(LineIndex::open(&context.output(node.0, 0))?),
         None => None,
     };
-    let weight = match (weight, context.recipe.evaluation.query_weight) {
-        (Some(node), _) => Chosen::read(&context.output(node.0, 0))?.query_weight,
-        (None, QueryWeight::Fixed(weight)) => weight,
-        // Nothing to weigh.
-        (None, QueryWeight::Dev) => 1.0,
+    let gate = match gate {
+        Some(node) => Some(Gate::read(&context.output(node.0, 0))?),
+        None => None,
     };
+    let weight = query_weight(context, *weight)?;
     let job = Job {
         weight: weight as f32,
         context,
         encoder: encoder.as_ref(),
         text: *text,
         expansions,
+        gate,
         metrics: metrics?,
     };
     let folder = context.output(vectors.0, 0);
@@ -116,7 +120,8 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
     replace_folder(&out, &context.own(0))?;
     let means: BTreeMap<&str, &BTreeMap<String, f64>> =
         scores.collections.iter().map(|scores| (scores.name.as_str(), &scores.mean)).collect();
-    Ok(json!({ "mean": means, "query_weight": weight }))
+    let skipped: usize = scores.collections.iter().map(|scores| scores.skipped).sum();
+    Ok(json!({ "mean": means, "query_weight": weight, "skipped": skipped }))
 }
 
 impl Job<'_> {
@@ -134,7 +139,12 @@ impl Job<'_> {
         if self.text != SearchText::Query {
             let mut positions = Vec::new();
             let mut beside = Vec::new();
+            let expand = self.ask_gate(&texts, &queries, vectors, ids)?;
             for (position, text) in texts.iter().enumerate() {
+                if !expand[position] {
+                    scores.skipped += 1;
+                    continue;
+                }
                 match self.beside(text)? {
                     Some(found) => {
                         scores.mean_words += found.split_whitespace().count() as f64 / texts.len() as f64;
@@ -164,6 +174,24 @@ impl Job<'_> {
         Ok((run, scores))
     }
 
+    /// Which queries to expand: all without a gate. It sees what the service would see: the query's own document is among
+    /// the hits, if it is one.
+    fn ask_gate(
+        &self,
+        texts: &[String],
+        queries: &[Vec<f32>],
+        vectors: &Path,
+        ids: &[String],
+    ) -> Result<Vec<bool>> {
+        let Some(gate) = &self.gate else { return Ok(vec![true; texts.len()]) };
+        let hits = search(vectors, ids, queries, gate::DEPTH)?;
+        let decide = |(text, hits): (&String, Vec<expandr_evaluation::Hit>)| {
+            let cosines: Vec<f32> = hits.iter().map(|hit| hit.score).collect();
+            gate.decide(&Features::new(text, &cosines)).expand
+        };
+        Ok(texts.iter().zip(hits).map(decide).collect())
+    }
+
     /// What stands beside a query.
     fn beside(&self, query: &str) -> Result<Option<String>> {
         let Some(expansions) = &self.expansions else { return Ok(None) };
@@ -171,7 +199,7 @@ impl Job<'_> {
         let written = line.texts.first().and_then(|text| passage(&text.text));
         Ok(match self.text {
             SearchText::Query => None,
-            SearchText::Expansion => written,
+            SearchText::Expansion | SearchText::Gated => written,
             SearchText::Repetition => repeated(query, written.as_deref().unwrap_or_default()),
         })
     }

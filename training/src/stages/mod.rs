@@ -7,13 +7,16 @@
 //! - `negatives`: hard negatives that the untrained encoder finds; `examples`: what the encoder is trained on.
 //! - `train`: the jobs of [`crate::steps::Steps`], in folders that take their names when they are whole.
 //! - `base_encoder`: the first layers of an encoder.
-//! - `weight`: the weight of the query in the search, chosen on development data.
+//! - `development`: the retriever's development part as a small collection; `weight`: the weight of the query in the
+//!   search, and `gate`: whether to expand a query, both chosen on it.
 //! - `vectors`, `search`, `evaluation`, `report`: the collections' vectors, exact search, scores, and the table.
 
 mod base_encoder;
+mod development;
 mod encode;
 mod evaluation;
 mod examples;
+mod gate;
 mod generate;
 mod negatives;
 mod pairs;
@@ -75,6 +78,7 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
         | Stage::Contrastive => train::run(context).await,
         Stage::Vectors => vectors::run(context).await,
         Stage::Weight => weight::run(context).await,
+        Stage::Gate => gate::run(context).await,
         Stage::Evaluation => evaluation::run(context).await,
         Stage::Report => report::run(context).await,
     }
@@ -101,10 +105,12 @@ pub(crate) fn check(context: &Context<'_>) -> Result<()> {
             check_lines::<crate::example::ExampleLine>(&context.own(0))?;
             check_lines::<crate::example::ExampleLine>(&context.own(1))
         }
-        Stage::Vectors | Stage::Weight | Stage::Evaluation | Stage::Report => Err(crate::Error::Stage {
-            stage: context.name.to_owned(),
-            detail: "can't be taken from elsewhere; it is computed from what can".into(),
-        }),
+        Stage::Vectors | Stage::Weight | Stage::Gate | Stage::Evaluation | Stage::Report => {
+            Err(crate::Error::Stage {
+                stage: context.name.to_owned(),
+                detail: "can't be taken from elsewhere; it is computed from what can".into(),
+            })
+        }
         _ => train::check(context, &context.own(0)),
     }
 }

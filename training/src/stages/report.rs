@@ -207,6 +207,13 @@ fn page(report: &Report, metrics: &[String]) -> String {
          corrected for the number of tests); ↓: worse than Query likewise. The average's tests weigh every collection \
          alike.\n",
     );
+    for row in report.rows.iter().filter(|row| row.name == "auto") {
+        let skipped = row.collections.iter().map(|scores| {
+            let queries = metrics.first().map_or(0, |metric| values_of(scores, metric).len());
+            format!("{} of {queries} on {}", scores.skipped, scores.name)
+        });
+        let _ = writeln!(page, "\nThe gate left unexpanded: {}.", skipped.collect::<Vec<_>>().join(", "));
+    }
     for metric in metrics.iter().take(1) {
         let _ = writeln!(
             page,

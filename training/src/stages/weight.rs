@@ -1,29 +1,19 @@
 //! The weight of the query in the search, chosen on the retriever's development part.
 
-use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use expandr_models::TextKind;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{
-    Context,
-    encode::{dot, encode, normalize},
-};
-use crate::example::ExampleLine;
-use crate::folder::{JsonLines, replace_file};
-use crate::plan::Work;
-use crate::seed::draw;
+use super::{Context, development::Development};
+use crate::folder::replace_file;
+use crate::plan::{WeightNode, Work};
+use crate::recipe::QueryWeight;
 use crate::{Error, Result};
 
-/// At most so many queries are searched for; more make the choice no better.
-const MOST: usize = 2000;
 /// Weights are tried from 0 to 1 in so many steps.
 const STEPS: usize = 20;
-/// A query's value is 1 / log2(1 + rank) of its positive down to this rank (nDCG with one relevant document).
-const DEPTH: usize = 10;
 
 /// `weight.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,11 +29,21 @@ pub(crate) struct Chosen {
 }
 
 impl Chosen {
-    pub(crate) fn read(path: &Path) -> Result<Self> {
+    fn read(path: &Path) -> Result<Self> {
         let text = fs_err::read(path)?;
         serde_json::from_slice(&text).map_err(|error| {
             Error::Input(format!("{}: not readable ({error}); do stage weight again", path.display()))
         })
+    }
+}
+
+/// The weight of the query for a row whose stages may have chosen one.
+pub(super) fn query_weight(context: &Context<'_>, chosen: Option<WeightNode>) -> Result<f64> {
+    match (chosen, context.recipe.evaluation.query_weight) {
+        (Some(node), _) => Ok(Chosen::read(&context.output(node.0, 0))?.query_weight),
+        (None, QueryWeight::Fixed(weight)) => Ok(weight),
+        // Nothing to weigh.
+        (None, QueryWeight::Dev) => Ok(1.0),
     }
 }
 
@@ -52,80 +52,24 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
     let Work::Weight { examples, encoder } = &context.node.work else {
         return Err(Error::Input("not a stage of weights".into()));
     };
-    let seed = context.recipe.seed;
-    let mut lines: Vec<(u64, ExampleLine)> = Vec::new();
-    for line in JsonLines::<ExampleLine>::open(&context.output(examples.0, 1))? {
-        let line = line?;
-        if line.expansion.is_some() {
-            lines.push((draw(seed, &["weight", &line.query, &line.positive]), line));
-        }
-    }
-    if lines.is_empty() {
-        return Err(Error::Stage {
-            stage: context.name.to_owned(),
-            detail: "the retriever's development part has no query with an expansion; raise \
-                     `data.retriever_dev_share`, or set `evaluation.query_weight` to a number"
-                .into(),
-        });
-    }
-    lines.sort_by_key(|(drawn, _)| *drawn);
-    lines.truncate(MOST);
-    let lines: Vec<ExampleLine> = lines.into_iter().map(|(_, line)| line).collect();
-
-    let passages: BTreeSet<&str> = lines
-        .iter()
-        .flat_map(|line| std::iter::once(&line.positive).chain(&line.negatives))
-        .map(String::as_str)
-        .collect();
-    let positions: HashMap<&str, usize> =
-        passages.iter().enumerate().map(|(position, passage)| (*passage, position)).collect();
-    let encoder = context.steps.encoder(&context.encoder(*encoder).0).await?;
-    let batch = context.recipe.machine.encode_batch;
-    let texts = |of: fn(&ExampleLine) -> String| lines.iter().map(of).collect::<Vec<String>>();
-    let queries = texts(|line| line.query.clone());
-    let expansions = texts(|line| line.expansion.clone().unwrap_or_default());
-    let documents: Vec<String> = passages.iter().map(|passage| (*passage).to_owned()).collect();
-    let mut vectors = [
-        encode(encoder.as_ref(), TextKind::Query, queries, batch).await?,
-        encode(encoder.as_ref(), TextKind::Document, expansions, batch).await?,
-        encode(encoder.as_ref(), TextKind::Document, documents, batch).await?,
-    ];
-    vectors.iter_mut().flatten().for_each(|vector| normalize(vector));
-    let [queries, expansions, documents] = &vectors;
-    let positives: Vec<usize> = lines.iter().map(|line| positions[line.positive.as_str()]).collect();
-    let tried = try_weights(queries, expansions, documents, &positives);
+    let otherwise = "set `evaluation.query_weight` to a number";
+    let development = Development::load(context, *examples, *encoder, otherwise).await?;
+    let tried = try_weights(&development);
     let query_weight = best(&tried);
-    let chosen = Chosen { query_weight, tried, queries: lines.len(), passages: documents.len() };
+    let (queries, passages) = (development.queries.len(), development.documents.len());
+    let chosen = Chosen { query_weight, tried, queries, passages };
     let json = serde_json::to_vec_pretty(&chosen).map_err(|error| Error::Input(error.to_string()))?;
     replace_file(&context.own(0), &json)?;
-    Ok(json!({ "query_weight": query_weight, "queries": chosen.queries, "passages": chosen.passages }))
+    Ok(json!({ "query_weight": query_weight, "queries": queries, "passages": passages }))
 }
 
 /// nDCG@10 of every weight.
-fn try_weights(
-    queries: &[Vec<f32>],
-    expansions: &[Vec<f32>],
-    documents: &[Vec<f32>],
-    positives: &[usize],
-) -> Vec<(f64, f64)> {
-    let values: Vec<Vec<f64>> = (0..queries.len())
+fn try_weights(development: &Development) -> Vec<(f64, f64)> {
+    let values: Vec<Vec<f64>> = (0..development.queries.len())
         .into_par_iter()
         .map(|index| {
-            let to =
-                |vector: &[f32]| documents.iter().map(|document| dot(vector, document)).collect::<Vec<f32>>();
-            let (by_query, by_expansion) = (to(&queries[index]), to(&expansions[index]));
-            (0..=STEPS)
-                .map(|step| {
-                    let weight = step as f32 / STEPS as f32;
-                    // The inner product is linear, so the average need not be made.
-                    let score = |document: usize| {
-                        weight * by_query[document] + (1.0 - weight) * by_expansion[document]
-                    };
-                    let own = score(positives[index]);
-                    let before = (0..documents.len()).filter(|document| score(*document) > own).count();
-                    if before < DEPTH { 1.0 / ((before + 2) as f64).log2() } else { 0.0 }
-                })
-                .collect()
+            let similarities = development.similarities(index);
+            (0..=STEPS).map(|step| similarities.value(step as f32 / STEPS as f32)).collect()
         })
         .collect();
     (0..=STEPS)
@@ -157,16 +101,22 @@ mod tests {
         // The queries point at the wrong documents, the expansions at the right ones.
         let documents: Vec<Vec<f32>> =
             (0..30).map(|n| (0..30).map(|component| f32::from(component == n)).collect()).collect();
-        let positives: Vec<usize> = (0..10).collect();
-        let queries: Vec<Vec<f32>> = (10..20).map(|n| documents[n].clone()).collect();
-        let expansions: Vec<Vec<f32>> = (0..10).map(|n| documents[n].clone()).collect();
-        let tried = try_weights(&queries, &expansions, &documents, &positives);
+        let development = Development {
+            lines: Vec::new(),
+            queries: (10..20).map(|n| documents[n].clone()).collect(),
+            expansions: (0..10).map(|n| documents[n].clone()).collect(),
+            documents,
+            positives: (0..10).collect(),
+            encoder: String::new(),
+        };
+        let tried = try_weights(&development);
         assert_eq!((tried.len(), tried[0]), (STEPS + 1, (0.0, 1.0)));
         assert!(tried[STEPS].1 < 0.7, "{tried:?}");
         // Up to 0.5 (where both tie, and ties count for the positive) all is found.
         assert_eq!(best(&tried), 0.5);
-        let swapped = try_weights(&expansions, &queries, &documents, &positives);
-        assert_eq!(best(&swapped), 0.5);
+        let Development { queries, expansions, .. } = development;
+        let swapped = Development { queries: expansions, expansions: queries, ..development };
+        assert_eq!(best(&try_weights(&swapped)), 0.5);
         assert_eq!(best(&[(0.0, 0.1), (0.3, 0.4), (0.5, 0.2), (1.0, 0.3)]), 0.3);
     }
 }

@@ -77,6 +77,9 @@ pub(super) fn of(work: &Work, recipe: &Recipe) -> Vec<External> {
         Work::Scores { encoder: by, .. } | Work::Negatives { encoder: by, .. } => encoder(recipe, *by),
         Work::Contrastive { base, .. } => encoder(recipe, *base),
         Work::Weight { encoder: by, .. } => encoder(recipe, *by),
+        Work::Gate { encoder: by, writer, .. } => {
+            encoder(recipe, *by).into_iter().chain(expander(recipe, *writer)).collect()
+        }
         Work::Vectors { encoder: by } => encoder(recipe, *by).into_iter().chain(documents(recipe)).collect(),
         Work::TestExpansions { writer } => {
             expander(recipe, *writer).into_iter().chain(queries(recipe)).collect()

@@ -64,6 +64,7 @@ pub(super) fn of(work: &Work, recipe: &Recipe) -> Value {
         Work::Contrastive { averages, .. } => contrastive(recipe, *averages),
         Work::Vectors { .. } => json!({}),
         Work::Weight { .. } => json!({ "seed": recipe.seed }),
+        Work::Gate { .. } => json!({ "seed": recipe.seed, "query_weight": recipe.evaluation.query_weight }),
         Work::Evaluation { text, .. } => json!({
             "text": text,
             "query_weight": match text {

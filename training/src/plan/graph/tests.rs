@@ -76,7 +76,7 @@ fn nothing_comes_before_what_it_reads_and_no_two_stages_write_the_same() {
 
 #[test]
 fn where_files_lie_does_not_depend_on_the_rows_asked_for() {
-    let recipe = recipe(&[]);
+    let recipe = recipe(&["gate.enabled=true"]);
     let graph = all(&recipe);
     let places = |graph: &Graph| -> BTreeMap<String, PathBuf> {
         graph.needed().map(|(_, node)| (node.key.clone(), node.home.clone())).collect()
@@ -165,6 +165,28 @@ fn a_weight_chosen_on_dev_data_has_a_stage_for_each_row_that_averages() {
     assert!(
         !counts(&named(&recipe(&["evaluation.query_weight=dev"]), &["query", "ft"])).contains_key("weight")
     );
+}
+
+#[test]
+fn a_gate_is_learnt_for_expandr_and_adds_a_row() {
+    assert!(!counts(&all(&recipe(&[]))).contains_key("gate"));
+    let gated = ["gate.enabled=true", "evaluation.query_weight=dev"];
+    let graph = named(&recipe(&gated), &["query", "expandr"]);
+    let rows: Vec<&str> = graph.arms.iter().map(|planned| planned.arm.name).collect();
+    assert_eq!(rows, ["expandr", "query", "auto"]);
+    let found = counts(&graph);
+    assert_eq!((found["gate"], found["weight"], found["evaluation"], found["contrastive"]), (1, 1, 3, 1));
+    let of = |name: &str| graph.nodes.iter().find(|node| node.name() == name).unwrap();
+    assert!(of("gate").home.as_os_str().is_empty(), "beside the models that it belongs to");
+    let read: Vec<String> = of("gate").work.inputs().iter().map(|id| graph.nodes[*id].name()).collect();
+    assert_eq!(read, ["examples", "weight", "merge", "contrastive"]);
+    let read: Vec<String> =
+        of("evaluation@auto").work.inputs().iter().map(|id| graph.nodes[*id].name()).collect();
+    assert_eq!(read, ["vectors", "test-expansions", "weight", "gate", "contrastive"]);
+    assert!(!counts(&named(&recipe(&gated), &["query"])).contains_key("gate"));
+    let mut training = recipe(&gated);
+    training.evaluation.collections.clear();
+    assert_eq!(needed(&named(&training, &["expandr"])).last().unwrap(), "gate");
 }
 
 #[test]
