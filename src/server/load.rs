@@ -81,14 +81,18 @@ fn load_gate(path: &Path, bundle: &Bundle) -> anyhow::Result<Gate> {
 async fn load_encoder(models_dir: &Path, models: &Models) -> anyhow::Result<Arc<dyn Encoder>> {
     let start = Instant::now();
     let (models_dir, spec) = (models_dir.to_owned(), models.encoder.clone());
+    let adapter = models.encoder_adapter.clone();
     let options = EncoderOptions {
         device: models.device,
         queue_capacity: models.encoder_queue,
         ..EncoderOptions::default()
     };
     let encoder = tokio::task::spawn_blocking(move || -> anyhow::Result<Arc<dyn Encoder>> {
-        let resolved = weights::resolve(&models_dir, &spec, Role::Encoder)?;
-        Ok(expandr_models::encoder::load(&resolved.path, &options)?)
+        let mut path = weights::resolve(&models_dir, &spec, Role::Encoder)?.path;
+        if let Some(adapter) = adapter {
+            path = weights::adapted(&models_dir, &path, &adapter)?;
+        }
+        Ok(expandr_models::encoder::load(&path, &options)?)
     })
     .await??;
     let info = encoder.info();
@@ -119,9 +123,16 @@ async fn load_expander(
     let start = Instant::now();
     let spec = models.expander.clone();
     let mut folder = None;
+    let is_remote = spec.starts_with("http://") || spec.starts_with("https://");
+    if models.expander_adapter.is_some() && (is_remote || spec == "none") {
+        anyhow::bail!(
+            "--expander-adapter is for a language model in this process, and --expander is {spec}; leave the adapter out, or \
+             let that server load it"
+        );
+    }
     let expander: Arc<dyn Expander> = if spec == "none" {
         return Ok((None, None));
-    } else if spec.starts_with("http://") || spec.starts_with("https://") {
+    } else if is_remote {
         let options = OpenAiOptions {
             api_key: models.expander_api_key.clone(),
             max_concurrency: models.expander_concurrency,
@@ -130,11 +141,10 @@ async fn load_expander(
         };
         Arc::new(OpenAiExpander::new(options)?)
     } else {
-        let models_dir = models_dir.to_owned();
+        let store = models_dir.to_owned();
         let resolved =
-            tokio::task::spawn_blocking(move || weights::resolve(&models_dir, &spec, Role::Expander))
-                .await??;
-        let expander = load_in_process(&resolved.path, models).await?;
+            tokio::task::spawn_blocking(move || weights::resolve(&store, &spec, Role::Expander)).await??;
+        let expander = load_in_process(models_dir, &resolved.path, models).await?;
         folder = Some(resolved.path).filter(|path| path.is_dir());
         expander
     };
@@ -145,12 +155,17 @@ async fn load_expander(
 }
 
 /// A language model in this process, by the engine that was chosen or fits.
-async fn load_in_process(path: &Path, models: &Models) -> anyhow::Result<Arc<dyn Expander>> {
+async fn load_in_process(
+    models_dir: &Path,
+    path: &Path,
+    models: &Models,
+) -> anyhow::Result<Arc<dyn Expander>> {
     if use_batched(path, models)? {
         let options = DecoderOptions {
             places: models.expander_concurrency,
             queue_capacity: models.expander_queue,
             context: models.expander_context,
+            adapter: models.expander_adapter.clone(),
             precision: match models.expander_precision {
                 ExpanderPrecision::Exact => Precision::Exact,
                 ExpanderPrecision::Bf16 => Precision::Bf16,
@@ -181,7 +196,15 @@ async fn load_in_process(path: &Path, models: &Models) -> anyhow::Result<Arc<dyn
         queue_capacity: models.expander_queue,
         ..MistralOptions::default()
     };
-    Ok(mistral::load(path, options).await?)
+    let path = with_adapter(models_dir, path, models.expander_adapter.as_deref()).await?;
+    Ok(mistral::load(&path, options).await?)
+}
+
+/// The checkpoint itself, or with the adapter merged into it.
+async fn with_adapter(models_dir: &Path, path: &Path, adapter: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let Some(adapter) = adapter else { return Ok(path.to_owned()) };
+    let (models_dir, path, adapter) = (models_dir.to_owned(), path.to_owned(), adapter.to_owned());
+    Ok(tokio::task::spawn_blocking(move || weights::adapted(&models_dir, &path, &adapter)).await??)
 }
 
 /// Whether our own decoder runs this checkpoint.

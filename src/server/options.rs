@@ -38,6 +38,15 @@ pub struct Models {
     #[arg(long, env = "EXPANDR_EXPANDER", default_value = expandr_models::weights::DEFAULT_EXPANDER)]
     pub expander: String,
 
+    /// A LoRA adapter for the encoder (a folder in PEFT's layout). It is merged once, into a folder of the models folder.
+    #[arg(long, env = "EXPANDR_ENCODER_ADAPTER", value_name = "DIR")]
+    pub encoder_adapter: Option<PathBuf>,
+
+    /// A LoRA adapter for the language model (a folder in PEFT's layout). The engine batched applies it beside the weights,
+    /// which stay as small as they are; mistralrs gets a merged checkpoint, made once in the models folder.
+    #[arg(long, env = "EXPANDR_EXPANDER_ADAPTER", value_name = "DIR")]
+    pub expander_adapter: Option<PathBuf>,
+
     /// Model name to ask an OpenAI-compatible server for.
     #[arg(long, env = "EXPANDR_EXPANDER_MODEL", default_value = "default")]
     pub expander_model: String,

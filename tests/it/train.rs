@@ -98,7 +98,17 @@ async fn a_killed_run_ends_like_another_and_is_served() {
     let body = json!({
         "query": "where do herons wade", "expansion": {"max_tokens": 16, "timeout_ms": 25000},
     });
-    let (status, answer) = server.post("/search", body).await;
+    let (status, answer) = server.post("/search", body.clone()).await;
     assert_eq!((status, &answer["expansion"]["status"]), (200, &json!("applied")), "{answer}");
     assert_eq!(answer["hits"][0]["id"], "heron", "{answer}");
+    drop(server);
+
+    // Or the adapter beside the model that it was trained on.
+    let adapter = whole.join("adapter");
+    let flags = ["--encoder", encoder.to_str().unwrap(), "--expander-adapter", adapter.to_str().unwrap()];
+    let server = Server::start(&folder.path().join("index"), &flags);
+    let (_, info) = server.get("/info").await;
+    assert!(info["bundle"]["expander"]["id"].as_str().unwrap().contains("+adapter@"), "{info}");
+    let (status, answer) = server.post("/search", body).await;
+    assert_eq!((status, &answer["expansion"]["status"]), (200, &json!("applied")), "{answer}");
 }

@@ -5,6 +5,7 @@
 //! can open. Nothing half-written is ever visible under its final name: everything is made in a hidden temporary
 //! folder of the store, verified, synced and renamed.
 
+mod adapted;
 mod convert;
 mod gguf;
 mod gguf_header;
@@ -20,6 +21,7 @@ mod store;
 mod tokenizer;
 mod wheel;
 
+pub use adapted::adapted;
 #[cfg(feature = "mistralrs")]
 pub(crate) use convert::write_gguf_tokenizer;
 pub use convert::{ConvertedCheckpoint, convert_gguf};

@@ -1,11 +1,14 @@
 //! Adapters and checkpoints as files: what is written is what was trained, and other programs' files are read.
 
+use std::path::Path;
+
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use expandr_models::trainable::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterFile, AdapterTask, CompletionBatch, Method, Pass, TextBatch,
     TextLengths, TrainableDecoder, TrainableEncoder, TrainableOptions, merge_adapter, truncate_layers,
 };
+use expandr_models::weights::adapted as adapted_checkpoint;
 use expandr_models::{Priority, TextKind, encoder};
 
 use crate::decoder::{Data, MODELS, adapted, full};
@@ -42,6 +45,26 @@ fn a_merged_model_is_the_adapted_one() -> Result<()> {
         assert!(merged.parameters().is_empty());
         assert_close(&merged.log_probabilities(&batch(&data)?, Pass::inference())?.0, &expected);
     }
+    Ok(())
+}
+
+#[test]
+fn a_model_with_an_adapter_is_made_once_in_the_store() -> Result<()> {
+    let store = tempfile::tempdir()?;
+    let (base, adapter) = (fixture("llama/model"), fixture("llama/adapter"));
+    let made = adapted_checkpoint(store.path(), &base, &adapter)?;
+    let name = made.file_name().unwrap().to_string_lossy().into_owned();
+    assert!(name.starts_with("model-") && name.contains("-adapted-"), "{name}");
+    let written = |folder: &Path| fs_err::metadata(folder.join("model.safetensors"))?.modified();
+    let first = written(&made)?;
+    assert_eq!(adapted_checkpoint(store.path(), &base, &adapter)?, made);
+    assert_eq!(written(&made)?, first, "it is there and is not made again");
+    let target = store.path().join("merged");
+    merge_adapter(&base, &AdapterFile::read(&adapter)?, &target)?;
+    let bytes = |folder: &Path| fs_err::read(folder.join("model.safetensors"));
+    assert_eq!(bytes(&made)?, bytes(&target)?);
+    let error = adapted_checkpoint(store.path(), &base, &fixture("qwen2/model")).unwrap_err().to_string();
+    assert!(error.contains("adapter_config.json"), "{error}");
     Ok(())
 }
 
