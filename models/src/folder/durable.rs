@@ -56,7 +56,10 @@ impl Drop for NewFolder {
 
 /// Puts `finished` (a file or folder on the same disk, complete) in the place of `target`, syncing it first. A folder
 /// that is there already is moved away first and removed afterwards.
-pub(crate) fn replace(finished: &Path, target: &Path) -> Result<()> {
+///
+/// # Errors
+/// When the disk fails.
+pub fn replace(finished: &Path, target: &Path) -> Result<()> {
     sync_tree(finished)?;
     let parent = finished.parent().unwrap_or(Path::new("."));
     let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -67,6 +70,10 @@ pub(crate) fn replace(finished: &Path, target: &Path) -> Result<()> {
     }
     fs_err::rename(finished, target)?;
     sync_folder(parent)?;
+    match target.parent().filter(|folder| !folder.as_os_str().is_empty() && *folder != parent) {
+        Some(folder) => sync_folder(folder)?,
+        None => (),
+    }
     remove_any(&aside)
 }
 

@@ -5,9 +5,9 @@ mod durable;
 mod files;
 mod tensors;
 
-pub use self::durable::NewFolder;
+pub use self::durable::{NewFolder, replace};
 pub(crate) use self::{
-    durable::{remove_any, replace},
+    durable::remove_any,
     files::{checkpoint_error, read_json, read_json_if_there},
     tensors::Tensors,
 };

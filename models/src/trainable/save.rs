@@ -79,18 +79,24 @@ pub(super) fn rewrite(source: &Path, target: &Path, rewrite: &Rewrite<'_>) -> Re
         shorten_config(&to.join("config.json"), layers)?;
     }
     let tensors = Tensors::open(&from)?;
-    let mut total = 0;
+    let (mut total, mut dropped) = (0, 0);
     let mut places = Map::new();
     for (index, file) in tensors.files().iter().enumerate() {
         let name = file.file_name().unwrap_or_default();
-        let names = tensors.names_in(index).into_iter();
-        let names: Vec<&str> = names.filter(|name| keeps(name, rewrite.layers)).collect();
+        let all = tensors.names_in(index);
+        let before = all.len();
+        let names: Vec<&str> = all.into_iter().filter(|name| keeps(name, rewrite.layers)).collect();
+        dropped += before - names.len();
         for tensor in &names {
             places.insert((*tensor).to_owned(), json!(name.to_string_lossy()));
         }
         if !names.is_empty() {
             total += write_file(&to.join(name), &tensors, &names, rewrite)?;
         }
+    }
+    if rewrite.layers.is_some() && dropped == 0 {
+        let detail = "its tensors' names tell no layer; its architecture isn't known";
+        return Err(checkpoint_error(source, detail.into()));
     }
     if tensors.files().len() > 1 {
         let index = json!({ "metadata": { "total_size": total }, "weight_map": places });

@@ -41,12 +41,9 @@ pub(crate) fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
     file.finish()
 }
 
-/// Puts a folder where another may be.
+/// Puts a folder, synced, where another may be.
 pub(crate) fn replace_folder(from: &Path, to: &Path) -> Result<()> {
-    if to.exists() {
-        fs_err::remove_dir_all(to)?;
-    }
-    Ok(fs_err::rename(from, to)?)
+    Ok(expandr_models::trainable::replace(from, to)?)
 }
 
 /// A file of lines that is written beside its place, and takes it when it is finished.

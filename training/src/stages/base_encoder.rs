@@ -2,16 +2,15 @@
 
 use std::path::Path;
 
-use safetensors::SafeTensors;
+use expandr_models::trainable::truncate_layers;
 use serde_json::{Map, Value, json};
 
 use crate::{Error, Result};
 
 /// Where architectures say how many layers they have.
 const COUNTS: &[&str] = &["num_hidden_layers", "n_layers"];
-/// What stands before a layer's number in the names of its tensors.
-const PREFIXES: &[&str] = &["encoder.layer.", "transformer.layer."];
-const WEIGHTS: &str = "model.safetensors";
+/// One of them is there.
+const WEIGHTS: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
 
 /// Copies an encoder's folder without the layers from `layers` on.
 ///
@@ -19,71 +18,22 @@ const WEIGHTS: &str = "model.safetensors";
 /// When it has no more layers than that, or is laid out in another way.
 pub(crate) fn keep_first_layers(encoder: &Path, layers: usize, out: &Path) -> Result<Value> {
     let refuse = |detail: String| Error::Input(format!("{}: {detail}", encoder.display()));
-    if !encoder.join(WEIGHTS).is_file() {
-        return Err(refuse(format!("has no {WEIGHTS}; convert its weights to one safetensors file")));
+    if !WEIGHTS.iter().any(|name| encoder.join(name).is_file()) {
+        return Err(refuse(format!("has no {}; convert its weights to safetensors", WEIGHTS[0])));
     }
     let text = fs_err::read_to_string(encoder.join("config.json"))?;
-    let mut config: Map<String, Value> = serde_json::from_str(&text)
+    let config: Map<String, Value> = serde_json::from_str(&text)
         .map_err(|error| refuse(format!("config.json is not an object ({error})")))?;
-    let name = COUNTS.iter().find(|name| config.get(**name).is_some_and(Value::is_u64));
-    let Some(name) = name else {
+    let Some(before) = COUNTS.iter().find_map(|name| config.get(*name)?.as_u64()) else {
         return Err(refuse(
             "config.json doesn't say how many layers it has; its architecture isn't known".into(),
         ));
     };
-    let before = config[*name].as_u64().unwrap_or_default() as usize;
-    if layers >= before {
+    if layers as u64 >= before {
         return Err(refuse(format!("`encoder.layers` is {layers}, and it has {before}; keep fewer, or all")));
     }
-    config.insert((*name).to_owned(), json!(layers));
-
-    copy_folder(encoder, out)?;
-    fs_err::write(out.join("config.json"), serde_json::to_string_pretty(&config).unwrap_or_default())?;
-    let bytes = fs_err::read(encoder.join(WEIGHTS))?;
-    let tensors = SafeTensors::deserialize(&bytes)
-        .map_err(|error| refuse(format!("{WEIGHTS} is damaged ({error}); fetch it again")))?;
-    let mut kept = Vec::new();
-    let mut dropped = 0;
-    for (name, tensor) in tensors.tensors() {
-        if layer_of(&name).is_some_and(|layer| layer >= layers) {
-            dropped += 1;
-        } else {
-            kept.push((name, tensor));
-        }
-    }
-    if dropped == 0 {
-        return Err(refuse(format!("{WEIGHTS} names no layer in a known way; its architecture isn't known")));
-    }
-    let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let file = safetensors::serialize(kept, Some(metadata))
-        .map_err(|error| refuse(format!("its first layers can't be written ({error})")))?;
-    fs_err::write(out.join(WEIGHTS), file)?;
+    truncate_layers(encoder, out, layers)?;
     Ok(json!({ "layers": layers, "of": before }))
-}
-
-fn layer_of(tensor: &str) -> Option<usize> {
-    let rest = PREFIXES.iter().find_map(|prefix| tensor.split_once(prefix).map(|(_, rest)| rest))?;
-    rest.split('.').next()?.parse().ok()
-}
-
-/// Everything but weights, the marks of where the folder came from, and hidden files.
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    fs_err::create_dir_all(to)?;
-    for entry in fs_err::read_dir(from)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let weights =
-            [".safetensors", ".bin", ".onnx", ".h5", ".ot", ".gguf"].iter().any(|end| name.ends_with(end));
-        if weights || name.starts_with('.') || name == expandr_models::weights::MANIFEST_FILE {
-            continue;
-        }
-        if path.is_dir() {
-            copy_folder(&path, &to.join(name))?;
-        } else {
-            fs_err::copy(&path, to.join(name))?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
