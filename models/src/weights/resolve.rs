@@ -196,6 +196,7 @@ pub fn weights_id(path: &Path) -> Result<String> {
         "tokenizer_config.json",
         "chat_template.jinja",
         "adapter_config.json",
+        "adapter_model.safetensors",
     ] {
         if path.join(file).is_file() {
             files.push(file.into());

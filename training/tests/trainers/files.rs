@@ -63,6 +63,14 @@ fn a_model_with_an_adapter_is_made_once_in_the_store() -> Result<()> {
     merge_adapter(&base, &AdapterFile::read(&adapter)?, &target)?;
     let bytes = |folder: &Path| fs_err::read(folder.join("model.safetensors"));
     assert_eq!(bytes(&made)?, bytes(&target)?);
+    // The same settings with other weights are another adapter.
+    let mut other = AdapterFile::read(&adapter)?;
+    for tensor in other.tensors.values_mut() {
+        *tensor = (&*tensor + 0.5)?;
+    }
+    let retrained = store.path().join("adapter");
+    other.write(&retrained)?;
+    assert_ne!(adapted_checkpoint(store.path(), &base, &retrained)?, made);
     let error = adapted_checkpoint(store.path(), &base, &fixture("qwen2/model")).unwrap_err().to_string();
     assert!(error.contains("adapter_config.json"), "{error}");
     Ok(())
