@@ -70,9 +70,9 @@ pub fn replace(finished: &Path, target: &Path) -> Result<()> {
     }
     fs_err::rename(finished, target)?;
     sync_folder(parent)?;
-    match target.parent().filter(|folder| !folder.as_os_str().is_empty() && *folder != parent) {
-        Some(folder) => sync_folder(folder)?,
-        None => (),
+    if let Some(folder) = target.parent().filter(|folder| !folder.as_os_str().is_empty() && *folder != parent)
+    {
+        sync_folder(folder)?;
     }
     remove_any(&aside)
 }
