@@ -5,6 +5,7 @@
 //! - [`search`]: the life of a query: request, expansion, average, search, answer.
 //! - [`documents`]: the life of a document: check, embed, store; bulk and queued ingestion.
 //! - [`bundle`]: the (expander, encoder, index) that answer together.
+//! - [`jobs`]: work of minutes or hours in a process of its own: retraining, evaluation, import.
 //! - [`http`]: routes, keys, problems, layers around them.
 //! - [`metrics`]: what is counted and timed.
 //! - [`server`]: loading, listening, shutting down.
@@ -16,6 +17,7 @@ pub mod bundle;
 pub mod cli;
 pub mod documents;
 pub mod http;
+pub mod jobs;
 pub mod metrics;
 pub mod search;
 pub mod server;

@@ -4,6 +4,7 @@ mod client;
 mod compare;
 mod demo;
 mod eval;
+mod evaluate_bundles;
 mod ingest;
 mod models;
 mod search;
@@ -53,6 +54,9 @@ enum Command {
     Compare(Box<compare::CompareArgs>),
     /// Train an expander and an encoder by a recipe.
     Train(Box<train::TrainArgs>),
+    /// What a server runs for an evaluation.
+    #[command(hide = true)]
+    EvaluateBundles(evaluate_bundles::EvaluateBundlesArgs),
     /// Fetch and list checkpoints.
     Models(models::ModelsArgs),
     /// Pull the default weights, index the documentation of the crates that this build downloaded, and serve it.
@@ -81,6 +85,7 @@ pub fn main() -> ExitCode {
             Command::Eval(args) => eval::run(*args).await,
             Command::Compare(args) => compare::run(*args).await,
             Command::Train(args) => train::run(*args).await,
+            Command::EvaluateBundles(args) => evaluate_bundles::run(args).await,
             Command::Models(args) => models::run(args).await,
             Command::Demo(args) => demo::run(*args).await,
         }

@@ -5,6 +5,7 @@ pub mod auth;
 pub mod body;
 mod documents;
 mod info;
+mod jobs;
 mod layers;
 pub mod problem;
 mod search;
@@ -32,6 +33,7 @@ use self::{
 };
 use crate::{
     documents::{DocumentLimits, Spool},
+    jobs::Jobs,
     search::SearchService,
 };
 
@@ -58,6 +60,8 @@ pub struct AppState {
     pub service: Arc<SearchService>,
     /// Bodies accepted with 202.
     pub spool: Arc<Spool>,
+    /// Admin jobs; none in a server that runs none.
+    pub jobs: Option<Arc<Jobs>>,
     /// Keys and roles.
     pub keys: Keys,
     /// Limits.
@@ -79,12 +83,19 @@ impl AppState {
         Self {
             service,
             spool: Arc::new(spool),
+            jobs: None,
             keys,
             limits,
             draining: AtomicBool::new(false),
             started: Instant::now(),
             bulk_permits: Semaphore::new(BULK_REQUESTS),
         }
+    }
+
+    /// The same with jobs.
+    #[must_use]
+    pub fn with_jobs(self, jobs: Arc<Jobs>) -> Self {
+        Self { jobs: Some(jobs), ..self }
     }
 
     /// Whether the server takes traffic.
@@ -120,6 +131,11 @@ pub fn router(state: Arc<AppState>) -> Router {
     if state.keys.has_admin() {
         let admin = Router::new()
             .route("/admin/snapshot", post(documents::snapshot))
+            .route("/admin/jobs", post(jobs::submit).get(jobs::list))
+            .route("/admin/jobs/{id}", get(jobs::get))
+            .route("/admin/jobs/{id}/events", get(jobs::events))
+            .route("/admin/jobs/{id}/cancel", post(jobs::cancel))
+            .route("/admin/jobs/{id}/resume", post(jobs::resume))
             .layer(from_fn_with_state((state.clone(), Role::Admin), layers::authorize));
         routes = routes.merge(admin);
     }
