@@ -192,7 +192,7 @@ impl Task<'_> {
         index: &Path,
         stage: &str,
     ) -> anyhow::Result<EvaluationReport> {
-        let ingested = index.join("ingested");
+        let ingested = index.with_extension("ingested");
         if !ingested.exists() {
             let total = self.collection.check_corpus()?.documents;
             let mut meter = Meter::new(self.observer, stage, "documents", total, 0);
@@ -262,6 +262,9 @@ fn options_for(server: &ServeOptions, bundle: &Path, index: &Path) -> ServeOptio
     options.places.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     options.places.index_dir = index.to_owned();
     options.models.bundle = Some(bundle.to_string_lossy().into_owned());
+    options.models.encoder_adapter = None;
+    options.models.expander_adapter = None;
+    options.models.gate = None;
     options.search.timeout_ms = PATIENCE_MS;
     options.search.expansion_timeout_ms = PATIENCE_MS;
     options.limits.drain_delay_ms = 0;

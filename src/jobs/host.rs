@@ -49,8 +49,11 @@ pub trait Host: Send + Sync {
     /// When the disk fails.
     async fn snapshot(&self) -> Result<Value, Problem>;
 
-    /// The file of an uploaded data set.
-    fn dataset(&self, name: &str) -> Option<PathBuf>;
+    /// Puts a data set's lines at `target`, where they stay whatever becomes of it. Blocking.
+    ///
+    /// # Errors
+    /// `not_found`, or when the disk fails.
+    fn copy_dataset(&self, name: &str, target: &Path) -> Result<(), Problem>;
 
     /// The names of all data sets, for suggestions.
     fn datasets(&self) -> Vec<String>;
@@ -60,4 +63,7 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// When feedback is switched off, or the disk fails.
     async fn write_feedback(&self, out: &Path) -> Result<usize, Problem>;
+
+    /// Writes down something that the service did by itself. Blocking.
+    fn audit(&self, action: &str, arguments: Value, outcome: Result<(), &str>);
 }

@@ -41,7 +41,6 @@ mod record;
 pub mod request;
 mod retrain;
 mod runner;
-mod service;
 mod simple;
 mod store;
 #[cfg(test)]
@@ -54,5 +53,4 @@ pub use self::{
     options::JobOptions,
     queue::{Jobs, JobsSettings},
     record::{JobRecord, JobStatus, JobView, Progress},
-    service::ServiceHost,
 };

@@ -127,16 +127,18 @@ fn pair_sources(
             errors.push(wrong(pointer, format!("`{name}` is named twice")));
             continue;
         }
-        let Some(path) = jobs.host.dataset(name) else {
-            let names = jobs.host.datasets();
+        let names = jobs.host.datasets();
+        if !names.contains(name) {
             let suggestion = nearest(name, names.iter().map(String::as_str));
             errors.push(wrong(pointer, format!("there is no data set `{name}`{suggestion}")));
             continue;
-        };
+        }
         let frozen = data.join(format!("dataset-{i}.jsonl"));
-        match freeze(&path, &frozen) {
+        let copied = fs_err::create_dir_all(&data).map_err(|error| error.to_string());
+        let copied = copied.and_then(|()| jobs.host.copy_dataset(name, &frozen).map_err(|problem| problem.detail));
+        match copied {
             Ok(()) => sources.push(source(&format!("dataset-{name}"), frozen)),
-            Err(error) => errors.push(wrong(pointer, error.to_string())),
+            Err(detail) => errors.push(wrong(pointer, detail)),
         }
     }
     if let Some(pairs) = feedback {
@@ -154,17 +156,6 @@ fn pair_sources(
 fn source(name: &str, path: PathBuf) -> SourceSettings {
     let path = std::path::absolute(&path).unwrap_or(path);
     SourceSettings { name: name.to_owned(), path, ..SourceSettings::default() }
-}
-
-/// The file as it is now, whatever becomes of its name: data sets are replaced as a whole, so a second name keeps the old one.
-fn freeze(from: &Path, to: &Path) -> std::io::Result<()> {
-    if let Some(folder) = to.parent() {
-        fs_err::create_dir_all(folder)?;
-    }
-    match fs_err::hard_link(from, to) {
-        Ok(()) => Ok(()),
-        Err(_) => fs_err::copy(from, to).map(|_| ()),
-    }
 }
 
 /// The recipe with everything that is put over it. Errors name the override at fault, where one alone is.

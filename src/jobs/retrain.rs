@@ -161,6 +161,7 @@ pub(super) async fn activate(attempt: &Attempt, bundle: &str) -> Result<Value, B
             }
             Ok(done) => {
                 attempt.stage_done();
+                write_down(attempt, bundle).await;
                 return Ok(done);
             }
             Err(other) => return Err(other),
@@ -168,4 +169,13 @@ pub(super) async fn activate(attempt: &Attempt, bundle: &str) -> Result<Value, B
     }
     let detail = "another activation was under way all the time; activate the bundle by hand, or resume the job";
     Err(crate::http::problem::Problem::new(Code::Conflict, detail).into())
+}
+
+/// An activation that no client asked for, for the audit.
+async fn write_down(attempt: &Attempt, bundle: &str) {
+    let (host, arguments) = (attempt.host().clone(), json!({"bundle": bundle, "job": attempt.id}));
+    let written = tokio::task::spawn_blocking(move || host.audit("bundle.activated", arguments, Ok(())));
+    if let Err(error) = written.await {
+        tracing::error!(%error, "the audit of an activation ended early");
+    }
 }

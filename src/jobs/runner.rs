@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -85,7 +86,11 @@ impl Jobs {
     /// Writes down how an attempt ended.
     fn end(&self, number: u64, end: Result<serde_json::Value, Broken>, was_cancelled: bool) -> JobRecord {
         let why = match end {
-            Err(Broken::BrokenOff(why)) if !was_cancelled => return self.broken_off(number, &why),
+            Err(Broken::BrokenOff(why)) if !was_cancelled => {
+                let record = self.broken_off(number, &why);
+                self.write_down(&record);
+                return record;
+            }
             other => other,
         };
         let record = self.change(number, |record| {
@@ -112,7 +117,20 @@ impl Jobs {
             }
         });
         self.events.status(&record, true);
+        self.write_down(&record);
         record
+    }
+
+    /// An end, for the audit.
+    fn write_down(&self, record: &JobRecord) {
+        if !record.status.has_ended() {
+            return;
+        }
+        let (kind, status) = (record.request.kind(), record.status.name());
+        let bundle = record.memory.candidate.as_deref();
+        let arguments = json!({"job": record.id, "kind": kind, "status": status, "attempts": record.attempts, "bundle": bundle});
+        let problem = record.problem.as_ref().map(|problem| problem["detail"].as_str().unwrap_or("no detail"));
+        self.host.audit("job.ended", arguments, problem.map_or(Ok(()), Err));
     }
 }
 

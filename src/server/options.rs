@@ -4,11 +4,12 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use expandr_models::device::DeviceChoice;
+use serde::{Deserialize, Serialize};
 
-use crate::search::request::Ranking;
+use crate::{jobs::JobOptions, search::request::Ranking};
 
 /// Where things are.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
 #[command(next_help_heading = "Places")]
 pub struct Places {
     /// Address and port to listen on. Anything but loopback needs keys.
@@ -25,9 +26,13 @@ pub struct Places {
 }
 
 /// Which models answer, and how they run.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
 #[command(next_help_heading = "Models")]
 pub struct Models {
+    /// (to be merged)
+    #[arg(long)]
+    pub bundle: Option<String>,
+
     /// The retriever's encoder: a name in the models folder, a folder (sentence-transformers or Hugging Face
     /// layout), or a hub id where the network allows it.
     #[arg(long, env = "EXPANDR_ENCODER", default_value = expandr_models::weights::DEFAULT_ENCODER)]
@@ -53,10 +58,12 @@ pub struct Models {
 
     /// Bearer key for an OpenAI-compatible server.
     #[arg(long, env = "EXPANDR_EXPANDER_API_KEY", hide_env_values = true)]
+    #[serde(skip)]
     pub expander_api_key: Option<String>,
 
     /// Device of encoder and expander: auto, cpu, cuda[:N] or metal[:N].
     #[arg(long, env = "EXPANDR_DEVICE", default_value = "auto")]
+    #[serde(with = "device_by_name")]
     pub device: DeviceChoice,
 
     /// Quantise the language model while loading (mistralrs' ISQ): e.g. Q4K, Q8_0.
@@ -98,7 +105,7 @@ pub struct Models {
 }
 
 /// What runs the language model in this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum ExpanderEngine {
     /// `Batched` where it can run the checkpoint, else `Mistralrs`.
     Auto,
@@ -109,7 +116,7 @@ pub enum ExpanderEngine {
 }
 
 /// How exactly weights are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum ExpanderPrecision {
     /// Every bit.
     Exact,
@@ -120,7 +127,7 @@ pub enum ExpanderPrecision {
 }
 
 /// How searches run.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
 #[command(next_help_heading = "Search")]
 pub struct Search {
     /// What ranks the documents when a request doesn't say: vectors, words (BM25), or both, fused by their ranks.
@@ -189,7 +196,7 @@ pub struct Search {
 }
 
 /// Whether there is a lexical index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Lexical {
     /// Documents can be searched by their words.
     On,
@@ -198,7 +205,7 @@ pub enum Lexical {
 }
 
 /// Whether to expand when a request doesn't say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Expansion {
     /// Expand.
     Always,
@@ -209,7 +216,7 @@ pub enum Expansion {
 }
 
 /// What clients may do and how much of it.
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Serialize, Deserialize)]
 #[command(next_help_heading = "Limits and keys")]
 pub struct Limits {
     /// Texts (queries, passages, texts to embed) that are worked on at once; further requests get 429.
@@ -234,14 +241,17 @@ pub struct Limits {
 
     /// Keys of role read, separated by commas (two at most, so that keys can be changed without an outage).
     #[arg(long, env = "EXPANDR_READ_KEYS", value_delimiter = ',', hide_env_values = true)]
+    #[serde(skip)]
     pub read_keys: Vec<String>,
 
     /// Keys of role write; a write key may also read.
     #[arg(long, env = "EXPANDR_WRITE_KEYS", value_delimiter = ',', hide_env_values = true)]
+    #[serde(skip)]
     pub write_keys: Vec<String>,
 
     /// Keys of role admin; an admin key may do everything. Without one there are no admin routes.
     #[arg(long, env = "EXPANDR_ADMIN_KEYS", value_delimiter = ',', hide_env_values = true)]
+    #[serde(skip)]
     pub admin_keys: Vec<String>,
 
     /// Milliseconds between /readyz turning 503 and the end of accepting connections, so that a load balancer notices.
@@ -272,7 +282,7 @@ impl std::fmt::Debug for Limits {
 }
 
 /// Everything that `expandr serve` takes.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct ServeOptions {
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -286,4 +296,21 @@ pub struct ServeOptions {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub limits: Limits,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub jobs: JobOptions,
+}
+
+/// A device as the flag writes it.
+mod device_by_name {
+    use expandr_models::device::DeviceChoice;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(device: &DeviceChoice, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(device)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DeviceChoice, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
 }
