@@ -55,7 +55,7 @@ struct Wait {
 /// Time between two looks at an activation.
 const LOOK: Duration = Duration::from_millis(500);
 /// Milliseconds that the server is asked to wait itself.
-const SERVER_WAITS_MS: u64 = 10_000;
+const SERVER_WAITS_MS: u64 = 2_000;
 
 pub(super) async fn run(args: BundlesArgs) -> anyhow::Result<()> {
     let admin = args.server.connect()?;
@@ -81,28 +81,24 @@ pub(super) async fn run(args: BundlesArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Asks for another bundle, and waits until it is served.
+/// Asks for another bundle (`wanted`, or the one before), and waits until it is served.
 async fn change(admin: &Admin, path: &str, wanted: Option<&str>, wait: &Wait) -> anyhow::Result<()> {
     let wait_ms = if wait.no_wait { 0 } else { SERVER_WAITS_MS };
-    let before = admin.get("/admin/bundles").await?;
-    let answer = admin.ask(admin.request(Method::POST, path).json(&json!({ "wait_ms": wait_ms }))).await?;
-    let is_done = |answer: &Value| match wanted {
-        Some(id) => answer["active"] == id,
-        None => answer["active"].is_string() && answer["active"] != before["active"],
+    let wanted = match wanted {
+        Some(id) => Value::from(id),
+        None => admin.get("/admin/bundles").await?["previous"].clone(),
     };
-    let mut now = answer;
-    while !is_done(&now) {
+    let mut now = admin.ask(admin.request(Method::POST, path).json(&json!({ "wait_ms": wait_ms }))).await?;
+    while now["active"] != wanted {
         if wait.no_wait {
             admin.print(&now, |_| "under way; `expandr bundles list` shows how far it is".to_owned());
             return Ok(());
         }
         tokio::time::sleep(LOOK).await;
         now = admin.get("/admin/bundles").await?;
-        if now["activation"].is_null() && !is_done(&now) {
-            let active = text(&now["active"]);
-            bail!(
-                "the activation ended, and {active} is still active; the server's log and /admin/audit say why"
-            );
+        if now["activation"].is_null() && now["active"] != wanted {
+            let why = now["last_activation"]["problem"].as_str().unwrap_or("the server's log says why");
+            bail!("the activation failed, and {} is still active: {why}", text(&now["active"]));
         }
     }
     admin.print(&now, |now| {

@@ -126,7 +126,7 @@ async fn change(State(mock): State<Shared>) -> Response {
 
 fn running(stage: &str, done: u64) -> Value {
     json!({"id": "job-1", "kind": "retrain", "status": "running", "stage": stage, "attempts": 1, "created_at": "2026-11-26T15:00:00.000Z",
-        "progress": {"unit": "steps", "done": done, "total": 10, "fraction": done as f64 / 10.0, "eta_seconds": 65.0, "loss": 0.5},
+        "progress": {"unit": "steps", "done": done, "total": 10, "fraction": done as f64 / 10.0, "eta_seconds": 65.0, "loss": 0.5, "stages_done": 0},
         "result": null, "problem": null})
 }
 
@@ -138,8 +138,14 @@ fn ended(status: &str) -> Value {
     json!({"id": "job-1", "kind": "retrain", "status": status, "stage": null, "attempts": 1, "progress": null, "result": result, "problem": problem})
 }
 
+/// An event as jobs write it: a change of status with the whole job, progress with its stage.
 fn event(id: u64, job: &Value) -> String {
-    format!("id: {id}\nevent: job\ndata: {job}\n\n")
+    let data = if job["status"] == "running" {
+        json!({"id": id, "event": "progress", "stage": job["stage"], "progress": job["progress"]})
+    } else {
+        json!({"id": id, "event": "status", "job": job})
+    };
+    format!("id: {id}\nevent: {}\ndata: {data}\n\n", data["event"].as_str().unwrap())
 }
 
 fn mock(job: Value) -> Shared {
@@ -332,18 +338,20 @@ async fn bundles_are_changed_and_waited_for() {
     set(vec![state("bundle-1", "", Value::Null)]);
     let (code, out, _) = run(address, "bundles list").await;
     assert!(code == 0 && out.contains("bundle-1  one   active") && out.contains("bundle-2"), "{out}");
-    let before = state("bundle-1", "", under_way.clone());
+    let before = state("bundle-1", "bundle-0", under_way.clone());
     set(vec![before.clone(), before.clone(), state("bundle-2", "bundle-1", Value::Null)]);
     let (code, out, err) = run(address, "bundles activate bundle-2").await;
     assert_eq!((code, out.as_str()), (0, "bundle-2 is active, bundle-1 was before\n"), "{err}");
     assert!(
         mock.lock().unwrap().asked.iter().any(|(asked, _)| asked == "POST /admin/bundles/bundle-2/activate")
     );
-    set(vec![before.clone(), before.clone(), state("bundle-1", "", Value::Null)]);
+    let mut failed = state("bundle-1", "bundle-0", Value::Null);
+    failed["last_activation"] = json!({"problem": "gate.json is not what its hash says"});
+    set(vec![before.clone(), failed]);
     let (code, _, err) = run(address, "bundles activate bundle-2").await;
-    assert!(code == 1 && err.contains("bundle-1 is still active"), "{err}");
-    set(vec![state("bundle-2", "bundle-1", Value::Null), state("bundle-1", "bundle-2", Value::Null)]);
-    assert_eq!(run(address, "bundles rollback").await.0, 0);
+    assert!(code == 1 && err.contains("bundle-1 is still active: gate.json is not"), "{err}");
+    set(vec![before.clone(), before.clone(), state("bundle-0", "bundle-1", Value::Null)]);
+    assert_eq!(run(address, "bundles rollback").await.1, "bundle-0 is active, bundle-1 was before\n");
     set(vec![before]);
     let (code, out, _) = run(address, "bundles activate bundle-2 --no-wait").await;
     assert!(code == 0 && out.contains("under way"), "{out}");

@@ -98,22 +98,37 @@ impl Display {
     }
 }
 
-/// `120/400 steps, 3 min 5 s left, loss 0.6931, reward_margin 0.0120`.
+/// `120/400 steps, 3 min 5 s left, loss 0.6931, reward_margin 0.0120, stage 3 of 9`.
 fn figures(progress: &Progress) -> String {
     let mut parts = Vec::new();
-    if let (Some(done), Some(total)) = (progress.done, progress.total) {
+    if let (Some(done), Some(total)) = (progress.done, progress.total)
+        && total > 0.0
+    {
         parts
             .push(format!("{done}/{total} {}", progress.unit.as_deref().unwrap_or("")).trim_end().to_owned());
     }
     if let Some(seconds) = progress.eta_seconds {
         parts.push(format!("{} left", crate::cli::duration(seconds)));
     }
-    for (name, value) in &progress.figures {
-        match value.as_f64() {
+    if let (Some(step), Some(steps)) = (progress.step, progress.steps)
+        && progress.unit.as_deref() != Some("steps")
+    {
+        parts.push(format!("step {step} of {steps}"));
+    }
+    let known = [("loss", progress.loss), ("reward_margin", progress.reward_margin)];
+    let further = progress.figures.iter().map(|(name, value)| (name.as_str(), value.as_f64()));
+    for (name, value) in known.into_iter().chain(further) {
+        match value {
+            Some(number) if number != 0.0 && number.abs() < 0.001 => {
+                parts.push(format!("{name} {number:.2e}"))
+            }
             Some(number) if number.fract() == 0.0 => parts.push(format!("{name} {number}")),
             Some(number) => parts.push(format!("{name} {number:.4}")),
             None => {}
         }
+    }
+    if let Some(stages) = progress.stages {
+        parts.push(format!("stage {} of {stages}", (progress.stages_done + 1).min(stages)));
     }
     parts.join(", ")
 }
@@ -126,13 +141,16 @@ mod tests {
 
     #[test]
     fn figures_read_well() {
-        let progress = json!({"unit": "steps", "done": 120, "total": 400, "fraction": 0.3, "eta_seconds": 185.0,
-            "loss": 0.69314, "reward_margin": null, "step": 120});
+        let progress = json!({"unit": "steps", "done": 120, "total": 400, "fraction": 0.3, "eta_seconds": 185.0, "step": 120, "steps": 400,
+            "loss": 0.69314, "reward_margin": 0.5, "figures": {"learning_rate": 1e-5, "tokens": 12}, "trainings": {"dpo": {"step": 1}},
+            "stages_done": 2, "stages": 9});
         let progress: Progress = serde_json::from_value(progress).unwrap();
-        assert_eq!(figures(&progress), "120/400 steps, 3 min 5 s left, loss 0.6931, step 120");
-        assert_eq!(progress.share(), Some(0.3));
+        let expected = "120/400 steps, 3 min 5 s left, loss 0.6931, reward_margin 0.5000, learning_rate 1.00e-5, tokens 12, stage 3 of 9";
+        assert_eq!((figures(&progress).as_str(), progress.share()), (expected, Some(0.3)));
         let counted: Progress = serde_json::from_value(json!({"done": 1, "total": 4})).unwrap();
         assert_eq!((counted.share(), figures(&counted).as_str()), (Some(0.25), "1/4"));
-        assert_eq!(Progress::default().share(), None);
+        let unknown: Progress =
+            serde_json::from_value(json!({"done": 0, "total": 0, "stages_done": 0})).unwrap();
+        assert_eq!((unknown.share(), figures(&unknown).as_str()), (None, ""));
     }
 }

@@ -27,9 +27,14 @@ pub(super) struct Progress {
     pub(super) total: Option<f64>,
     pub(super) fraction: Option<f64>,
     pub(super) eta_seconds: Option<f64>,
-    /// Loss, reward margin, and what else there is.
-    #[serde(flatten)]
+    pub(super) step: Option<u64>,
+    pub(super) steps: Option<u64>,
+    pub(super) loss: Option<f64>,
+    pub(super) reward_margin: Option<f64>,
+    /// Further figures of the moment.
     pub(super) figures: Map<String, Value>,
+    pub(super) stages_done: u64,
+    pub(super) stages: Option<u64>,
 }
 
 impl Progress {

@@ -128,6 +128,9 @@ impl Follower<'_> {
                     self.last_event = event.id;
                 }
                 if let Ok(told) = serde_json::from_str::<Value>(&event.data) {
+                    if let Some(text) = told["text"].as_str() {
+                        self.display.say(text);
+                    }
                     update(job, told);
                     self.display.show(job);
                 }
