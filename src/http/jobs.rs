@@ -3,13 +3,14 @@
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    Json,
+    Json, Router,
     extract::{Path, Query, State, rejection::QueryRejection},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
     },
+    routing::{get, post},
 };
 use futures::{Stream, stream};
 use serde::Deserialize;
@@ -34,6 +35,16 @@ const MOST_LISTED: usize = 1000;
 const ALIVE: Duration = Duration::from_secs(15);
 /// After this a client that was cut off comes back.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// Everything under /admin/jobs.
+pub(super) fn routes() -> Router<Arc<AppState>> {
+    Router::new()
+        .route("/admin/jobs", post(submit).get(list))
+        .route("/admin/jobs/{id}", get(one))
+        .route("/admin/jobs/{id}/events", get(events))
+        .route("/admin/jobs/{id}/cancel", post(cancel))
+        .route("/admin/jobs/{id}/resume", post(resume))
+}
 
 fn jobs(state: &AppState) -> Result<&Arc<Jobs>, Problem> {
     state.jobs.as_ref().ok_or_else(|| Problem::new(Code::NotFound, "this server runs no jobs"))
@@ -99,7 +110,7 @@ pub(super) async fn list(
 }
 
 /// One job.
-pub(super) async fn get(
+pub(super) async fn one(
     State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {

@@ -1,6 +1,7 @@
 //! Loading the models and the index, listening, and shutting down in order.
 
 mod load;
+mod operations;
 mod options;
 
 use std::{
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 pub use load::load_bundle;
+pub use operations::{FeedbackSwitch, OperationOptions};
 pub use options::{Expansion, Lexical, Limits, Models, Places, Search, ServeOptions};
 
 use crate::{
@@ -82,6 +84,7 @@ pub async fn serve(
         () = stop.cancelled() => return Ok(()),
     };
     let worker = tokio::spawn(state.spool.clone().work(state.service.clone(), stop.clone()));
+    tokio::spawn(state.feedback.clone().work(stop.clone()));
     let _ = loaded.set(router(state.clone()));
     ready(address, &state);
 
@@ -149,7 +152,8 @@ async fn load_state(options: &ServeOptions, keys: Keys) -> anyhow::Result<Arc<Ap
     let queue = options.places.index_dir.join("queue");
     let spool = Spool::open(&queue, limits.bulk_body_bytes, limits.documents)
         .context("the ingest queue can't be opened")?;
-    Ok(Arc::new(AppState::new(service, spool, keys, limits)))
+    let operations = options.operations.open(&options.places.index_dir)?;
+    Ok(Arc::new(AppState::new(service, spool, operations, keys, limits)))
 }
 
 /// A token that is cancelled by SIGINT or SIGTERM.

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use expandr_models::device::DeviceChoice;
 use serde::{Deserialize, Serialize};
 
+use super::operations::OperationOptions;
 use crate::{jobs::JobOptions, search::request::Ranking};
 
 /// Where things are.
@@ -299,6 +300,9 @@ pub struct ServeOptions {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub jobs: JobOptions,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub operations: OperationOptions,
 }
 
 /// A device as the flag writes it.

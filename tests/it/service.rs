@@ -4,9 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, http::Request};
 use expandr::{
+    audit::Audit,
     bundle::Bundle,
+    datasets::Datasets,
     documents::{DocumentLimits, Spool},
-    http::{AppState, HttpLimits, auth::Keys, router},
+    feedback::{Feedback, FeedbackSettings},
+    http::{AppState, HttpLimits, Operations, auth::Keys, router},
     metrics::Metrics,
     search::{
         SearchService, SearchSettings,
@@ -26,11 +29,11 @@ use tower::ServiceExt;
 
 /// A service over doubles, with handles to what happens inside.
 pub(crate) struct Double {
-    router: Router,
+    pub(crate) router: Router,
     pub(crate) state: Arc<AppState>,
     pub(crate) encoder: Arc<HashEncoder>,
     pub(crate) expander: Arc<ScriptedExpander>,
-    _folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 /// What differs from the usual double.
@@ -41,6 +44,7 @@ pub(crate) struct Setup {
     pub(crate) keys: Keys,
     pub(crate) lexical: bool,
     pub(crate) gate: Option<Gate>,
+    pub(crate) feedback: FeedbackSettings,
 }
 
 impl Default for Setup {
@@ -52,12 +56,19 @@ impl Default for Setup {
             keys: Keys::new(&[], &[], &[], true).unwrap(),
             lexical: true,
             gate: None,
+            feedback: FeedbackSettings {
+                on: false,
+                retention: Duration::from_secs(90 * 86_400),
+                window: Duration::from_secs(3600),
+                memory_bytes: 1 << 20,
+                disk_bytes: 1 << 20,
+            },
         }
     }
 }
 
 impl Double {
-    fn new(setup: Setup) -> Self {
+    pub(crate) fn new(setup: Setup) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let encoder = Arc::new(HashEncoder::new(64).with_delay(setup.encoder_delay));
         let expander = Arc::new(ScriptedExpander::new(setup.script));
@@ -99,19 +110,29 @@ impl Double {
         };
         let spool = Spool::open(&folder.path().join("queue"), 1 << 20, documents).unwrap();
         let service = Arc::new(SearchService::new(bundle, Arc::new(Metrics::new().unwrap()), settings));
-        let state = Arc::new(AppState::new(service, spool, setup.keys, limits));
-        Self { router: router(state.clone()), state, encoder, expander, _folder: folder }
+        let operations = Operations {
+            feedback: Arc::new(Feedback::open(&folder.path().join("feedback"), setup.feedback).unwrap()),
+            datasets: Arc::new(Datasets::open(&folder.path().join("datasets"), 1 << 20).unwrap()),
+            audit: Arc::new(Audit::open(&folder.path().join("audit.ndjson"), 1 << 20).unwrap()),
+        };
+        let state = Arc::new(AppState::new(service, spool, operations, setup.keys, limits));
+        Self { router: router(state.clone()), state, encoder, expander, folder }
     }
 
     /// A double with three documents.
     pub(crate) async fn filled(setup: Setup) -> Self {
+        Self::filled_with_key(setup, None).await
+    }
+
+    /// The same for a service whose documents want a key.
+    pub(crate) async fn filled_with_key(setup: Setup, key: Option<&str>) -> Self {
         let double = Self::new(setup);
         let documents = json!({"documents": [
             {"id": "a", "text": "red apples grow on trees", "metadata": {"kind": "fruit", "year": 2001}},
             {"id": "b", "text": "blue whales swim in oceans", "metadata": {"kind": "animal", "year": 2005}},
             {"id": "c", "text": "green frogs jump in ponds", "metadata": {"kind": "animal", "year": 2010}},
         ]});
-        let (status, answer) = double.send("PUT", "/documents", Some(documents), None).await;
+        let (status, answer) = double.send("PUT", "/documents", Some(documents), key).await;
         assert_eq!(status, 201, "{answer}");
         double
     }
