@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 
 use super::{
     attempt::{Attempt, Broken},
-    evaluation::{EvaluationSpec, OUTCOME_FILE, PlannedCollection, Side, write_whole},
+    evaluation::{EvaluationSpec, OUTCOME_FILE, PlannedCollection, Side},
     outcome::EvaluationOutcome,
     queue::disk,
     request::{Evaluate, EvaluateOn},
 };
 use crate::{
+    files::write_whole,
     http::problem::{Code, Problem},
     server::ServeOptions,
 };

@@ -23,7 +23,10 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use super::outcome::{CollectionOutcome, Compared, EvaluationOutcome, SideOutcome};
-use crate::server::{ServeOptions, serve};
+use crate::{
+    files::write_whole,
+    server::{ServeOptions, serve},
+};
 
 /// What a child evaluates.
 #[derive(Debug, Serialize, Deserialize)]
@@ -301,14 +304,4 @@ async fn with_server<T, F: Future<Output = anyhow::Result<T>>>(
     stop.cancel();
     server.await??;
     result
-}
-
-/// Writes a file so that nobody ever reads a half of it.
-pub(super) fn write_whole(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
-    let temporary = path.with_extension("unfinished");
-    let mut file = fs_err::File::create(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs_err::rename(&temporary, path)
 }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use super::{clock, record::JobRecord};
+use super::record::{JobRecord, now};
 
 const FILE: &str = "events.ndjson";
 
@@ -116,7 +116,7 @@ impl Log {
         let id = *self.last.borrow() + 1;
         let mut line = Map::new();
         line.insert("id".into(), json!(id));
-        line.insert("at".into(), json!(clock::now()));
+        line.insert("at".into(), json!(now()));
         line.insert("event".into(), json!(event));
         if let Value::Object(members) = members {
             line.extend(members);

@@ -10,7 +10,7 @@ use crate::http::problem::Problem;
 /// How far something is that the service does for a job: what it is at, and how many of how many are done.
 pub type Tell<'a> = &'a (dyn Fn(&str, usize, usize) + Send + Sync);
 
-/// Bundles, index, data sets and feedback, as far as jobs use them. Tests put a double in its place.
+/// Bundles, index, datasets and feedback, as far as jobs use them. Tests put a double in its place.
 #[async_trait]
 pub trait Host: Send + Sync {
     /// The id of the bundle that answers.
@@ -49,13 +49,13 @@ pub trait Host: Send + Sync {
     /// When the disk fails.
     async fn snapshot(&self) -> Result<Value, Problem>;
 
-    /// Puts a data set's lines at `target`, where they stay whatever becomes of it. Blocking.
+    /// Puts a dataset's lines at `target`, where they stay whatever becomes of it. Blocking.
     ///
     /// # Errors
     /// `not_found`, or when the disk fails.
     fn copy_dataset(&self, name: &str, target: &Path) -> Result<(), Problem>;
 
-    /// The names of all data sets, for suggestions.
+    /// The names of all datasets, for suggestions.
     fn datasets(&self) -> Vec<String>;
 
     /// Writes what users clicked and judged as training pairs; gives how many they are.

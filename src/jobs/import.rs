@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::{
     accept::import_path,
     attempt::{Attempt, Broken},
-    clock,
     queue::disk,
+    record::now,
     request::{Import, Imported},
     retrain::activate,
 };
@@ -76,7 +76,7 @@ fn assemble(
     }
     fs_err::create_dir_all(out)?;
     let old = bundle::read(base)?;
-    let mut manifest = Manifest { name: name.to_owned(), created_at: clock::now(), ids: None, ..old.clone() };
+    let mut manifest = Manifest { name: name.to_owned(), created_at: now(), ids: None, ..old.clone() };
     manifest.parents = vec![parent.to_owned()];
     (manifest.recipe, manifest.evaluation) = (None, None);
     manifest.data.clear();

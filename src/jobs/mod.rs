@@ -26,7 +26,6 @@
 mod accept;
 mod attempt;
 mod child;
-mod clock;
 mod evaluate;
 pub mod evaluation;
 mod events;

@@ -17,14 +17,16 @@ use uuid::Uuid;
 use super::{
     accept,
     child::ChildSettings,
-    clock,
     events::{Events, Follower},
     host::Host,
-    record::{JobRecord, JobStatus},
+    record::{JobRecord, JobStatus, Memory, now},
     request::JobRequest,
     store::{Store, UsedKey},
 };
 use crate::http::problem::{Code, Problem};
+
+/// From so many earlier retrainings a new one takes what they have done already.
+const REUSED_RUNS: usize = 3;
 
 /// How jobs run.
 #[derive(Clone, Debug)]
@@ -159,7 +161,7 @@ impl Jobs {
         &self,
         id: String,
         request: JobRequest,
-        memory: super::record::Memory,
+        memory: Memory,
         key: Option<UsedKey>,
     ) -> Result<(JobRecord, bool), Problem> {
         let store = self.store.lock();
@@ -168,7 +170,7 @@ impl Jobs {
         }
         self.require_room()?;
         let number = self.table.lock().records.keys().next_back().map_or(1, |last| last + 1);
-        let record = JobRecord { memory, ..JobRecord::new(id, number, request, clock::now()) };
+        let record = JobRecord { memory, ..JobRecord::new(id, number, request, now()) };
         let key = key.map(|key| UsedKey { number, ..key });
         store.put(&record, key.as_ref()).map_err(|error| disk(&error))?;
         let mut table = self.table.lock();
@@ -249,7 +251,7 @@ impl Jobs {
         let cancelled = tokio::task::spawn_blocking(move || {
             jobs.change_if(record.number, |status| status == JobStatus::Queued, |record| {
                 record.status = JobStatus::Cancelled;
-                record.finished_at = Some(clock::now());
+                record.finished_at = Some(now());
             })
         });
         let (record, changed) = cancelled.await.map_err(|error| disk(&error))??;
@@ -305,6 +307,16 @@ impl Jobs {
         self.closing.cancelled().await;
     }
 
+    /// Run folders of other retrainings, the newest first.
+    pub(super) fn earlier_runs(&self, id: &str) -> Vec<PathBuf> {
+        let table = self.table.lock();
+        let others = table.records.values().rev().filter(|record| {
+            record.id != id && record.attempts > 0 && matches!(record.request, JobRequest::Retrain(_))
+        });
+        let folders = others.map(|record| self.settings.folder.join(&record.id).join("run"));
+        folders.filter(|run| run.is_dir()).take(REUSED_RUNS).collect()
+    }
+
     /// The next job that waits.
     pub(super) fn next_queued(&self) -> Option<JobRecord> {
         let table = self.table.lock();
@@ -326,7 +338,7 @@ impl Jobs {
                 return;
             }
             record.status = JobStatus::Interrupted;
-            record.finished_at = Some(clock::now());
+            record.finished_at = Some(now());
             let detail = format!(
                 "broken off {limit} times, the last time because {why}; POST /admin/jobs/{}/resume lets it go on where it was",
                 record.id

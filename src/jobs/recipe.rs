@@ -111,7 +111,7 @@ pub(super) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> S
     }
 }
 
-/// The data sets and the feedback as sources, each a file in the job's folder that nobody changes any more.
+/// The datasets and the feedback as sources, each a file in the job's folder that nobody changes any more.
 fn pair_sources(
     jobs: &Jobs,
     retrain: &Retrain,
@@ -130,7 +130,7 @@ fn pair_sources(
         let names = jobs.host.datasets();
         if !names.contains(name) {
             let suggestion = nearest(name, names.iter().map(String::as_str));
-            errors.push(wrong(pointer, format!("there is no data set `{name}`{suggestion}")));
+            errors.push(wrong(pointer, format!("there is no dataset `{name}`{suggestion}")));
             continue;
         }
         let frozen = data.join(format!("dataset-{i}.jsonl"));
@@ -148,7 +148,7 @@ fn pair_sources(
         sources.push(source("feedback", data.join(FEEDBACK_FILE)));
     }
     if retrain.pairs.only && sources.is_empty() && errors.is_empty() {
-        errors.push(wrong("/pairs/only", "leaves no pairs at all; name data sets, or take feedback"));
+        errors.push(wrong("/pairs/only", "leaves no pairs at all; name datasets, or take feedback"));
     }
     if errors.is_empty() { Ok(sources) } else { Err(errors) }
 }

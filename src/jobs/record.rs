@@ -4,6 +4,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{evaluation::PlannedCollection, request::JobRequest};
+use crate::clock;
+
+/// Now, as records and events have it: RFC 3339.
+pub(super) fn now() -> String {
+    clock::text(clock::now())
+}
 
 /// How a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

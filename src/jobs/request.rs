@@ -53,7 +53,7 @@ pub struct Retrain {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pairs {
-    /// Names of uploaded data sets.
+    /// Names of uploaded datasets.
     pub datasets: Vec<String>,
     /// What users clicked and judged.
     pub feedback: bool,

@@ -70,6 +70,7 @@ fn result(
     })
 }
 
+/// Runs the recipe. What an earlier job has done with the same settings and inputs is taken from there.
 async fn train(attempt: &Attempt, retrain: &Retrain) -> Result<(), Broken> {
     let settings = &attempt.jobs.settings;
     let mut arguments: Vec<OsString> = vec!["train".into(), attempt.folder.join("recipe.toml").into()];
@@ -81,6 +82,9 @@ async fn train(attempt: &Attempt, retrain: &Retrain) -> Result<(), Broken> {
     }
     if retrain.ablations {
         arguments.push("--ablations".into());
+    }
+    for run in attempt.jobs.earlier_runs(&attempt.id) {
+        arguments.extend(["--reuse".into(), run.into()]);
     }
     attempt.child("train", arguments).await
 }

@@ -7,9 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     attempt::{Attempt, Broken},
-    clock, evaluate, import,
+    evaluate, import,
     queue::{Jobs, problem_json},
-    record::{JobRecord, JobStatus},
+    record::{JobRecord, JobStatus, now},
     request::JobRequest,
     retrain, simple,
 };
@@ -55,7 +55,7 @@ impl Jobs {
                     began = true;
                     record.status = JobStatus::Running;
                     record.attempts += 1;
-                    record.started_at.get_or_insert_with(clock::now);
+                    record.started_at.get_or_insert_with(now);
                     record.finished_at = None;
                     record.problem = None;
                 }
@@ -94,7 +94,7 @@ impl Jobs {
             other => other,
         };
         let record = self.change(number, |record| {
-            record.finished_at = Some(clock::now());
+            record.finished_at = Some(now());
             match why {
                 Ok(result) => {
                     record.status = JobStatus::Succeeded;

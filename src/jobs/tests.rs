@@ -547,7 +547,7 @@ async fn data_sets_are_frozen_when_the_job_is_accepted() {
     let jobs = world.open();
     let body = json!({"kind": "retrain", "recipe": "smoke", "pairs": {"datasets": ["mine"], "only": true}});
     let job = jobs.submit(request(body), None).await.unwrap();
-    // A data set is replaced by a rename.
+    // A dataset is replaced by a rename.
     let mine = world.folder.path().join("mine.jsonl");
     fs_err::write(world.folder.path().join("next"), "other\n").unwrap();
     fs_err::rename(world.folder.path().join("next"), &mine).unwrap();

@@ -5,6 +5,7 @@
 //! - `gate`: expansion `auto`, over the same doubles.
 //! - `feedback`, `administration`: feedback, datasets and audit, over the same doubles.
 //! - `commands`: the commands of operators, against a mock of the admin routes.
+//! - `jobs`: jobs over the same doubles with a shell script for the work, and a retraining of the real binary, killed on its way.
 //! - `end_to_end`: the real binary with the real default weights.
 //! - `kill`, `kill_operations`: the real binary, killed in the middle of writes: documents; feedback and datasets.
 //! - `train`: the smoke recipe from pairs to a served pair of models, killed on its way.
@@ -14,6 +15,7 @@ mod commands;
 mod end_to_end;
 mod feedback;
 mod gate;
+mod jobs;
 mod kill;
 mod kill_operations;
 mod process;

@@ -1,0 +1,357 @@
+//! Jobs of the real binary: a retraining over HTTP while searches go on, killed on its way, refused by one rule and promoted by
+//! another.
+//!
+//! `EXPANDR_KILL_ROUNDS` sets how often the job's process and the server are killed, in turn (default 1: each once).
+
+use std::{
+    path::Path,
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt;
+use serde_json::{Value, json};
+
+use crate::process::Server;
+
+const KEY: &str = "an-admin-key-0123456789";
+const SMOKE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/training/recipes/smoke");
+const RECIPES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/training/recipes");
+
+fn start(folder: &Path) -> Server {
+    let flags = ["--admin-keys", KEY, "--recipes-dir", RECIPES, "--data-dir", SMOKE, "--job-attempts", "100"];
+    Server::start(folder, &flags)
+}
+
+async fn admin(server: &Server, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+    let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+    let mut request = server.client.request(method, format!("{}{path}", server.url)).bearer_auth(KEY);
+    if let Some(body) = body {
+        request = request.json(&body);
+    }
+    let response = request.send().await.unwrap();
+    (response.status().as_u16(), response.json().await.unwrap_or_default())
+}
+
+/// The smoke corpus, so that a change of bundles has something to embed.
+async fn fill(server: &Server) -> usize {
+    let corpus = fs_err::read_to_string(Path::new(SMOKE).join("collection/corpus.jsonl")).unwrap();
+    let request = server.client.post(format!("{}/documents/bulk", server.url)).bearer_auth(KEY);
+    let response = request.header("content-type", "application/x-ndjson").body(corpus.clone()).send().await.unwrap();
+    let report: Value = response.json().await.unwrap();
+    assert_eq!(report["failed"], 0, "{report}");
+    corpus.lines().count()
+}
+
+/// Searches that go on beside everything else; every answer must be whole, and of a bundle that it names.
+struct Searches {
+    url: Arc<Mutex<Option<String>>>,
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    task: tokio::task::JoinHandle<Vec<String>>,
+}
+
+impl Searches {
+    fn start() -> Self {
+        let (url, stop, answered) =
+            (Arc::new(Mutex::new(None::<String>)), Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (from, stopped, counter) = (url.clone(), stop.clone(), answered.clone());
+        let task = tokio::spawn(async move {
+            let client = reqwest::Client::new();
+            let mut bundles: Vec<String> = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let at = from.lock().unwrap().clone();
+                if let Some(at) = at {
+                    let expand = bundles.len() % 2 == 1;
+                    let body = json!({"query": "which bird wades", "expansion": expand, "top_k": 3});
+                    let sent = client.post(format!("{at}/search")).bearer_auth(KEY).json(&body).send().await;
+                    // Only a server that is being killed may leave a search without its answer.
+                    if let Ok(response) = sent {
+                        let status = response.status();
+                        if let Ok(answer) = response.json::<Value>().await {
+                            assert!(status.is_success(), "{status}: {answer}");
+                            assert_eq!(answer["hits"].as_array().unwrap().len(), 3, "{answer}");
+                            let bundle = answer["bundle"].as_str().unwrap().to_owned();
+                            if bundles.last() != Some(&bundle) {
+                                bundles.push(bundle);
+                            }
+                            counter.fetch_add(1, Ordering::Relaxed);
+                        }
+                    } else {
+                        assert!(from.lock().unwrap().is_none(), "a search failed, and nobody killed the server");
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(40)).await;
+            }
+            bundles
+        });
+        Self { url, stop, answered, task }
+    }
+
+    /// From now on at this server; none while it is killed.
+    fn at(&self, url: Option<&str>) {
+        *self.url.lock().unwrap() = url.map(str::to_owned);
+    }
+
+    /// The bundles that answered, in order, and how many answers there were.
+    async fn end(self) -> (Vec<String>, usize) {
+        self.stop.store(true, Ordering::Relaxed);
+        let bundles = self.task.await.unwrap();
+        (bundles, self.answered.load(Ordering::Relaxed))
+    }
+}
+
+/// The process of the job at work: what has the job's id on its command line.
+fn child_of(job: &str) -> Option<u32> {
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = entry.file_name().to_string_lossy().parse::<u32>().ok() else { continue };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        let is_child = line.contains("\0train\0") || line.contains("evaluate-bundles");
+        if is_child && line.contains(job) && !line.starts_with("nice") {
+            return Some(pid);
+        }
+    }
+    None
+}
+
+fn kill_9(pid: u32) {
+    let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+}
+
+/// Anything but the same in every round; the moments need not be reproducible, their spread must be.
+fn moment(round: usize) -> Duration {
+    Duration::from_millis(900 + (round as u64 * 2_347) % 5_100)
+}
+
+async fn until_ended(server: &Server, job: &str) -> Value {
+    let start = Instant::now();
+    loop {
+        let (status, record) = admin(server, "GET", &format!("/admin/jobs/{job}"), None).await;
+        assert_eq!(status, 200, "{record}");
+        if !matches!(record["status"].as_str(), Some("queued" | "running")) {
+            return record;
+        }
+        assert!(start.elapsed() < Duration::from_secs(600), "{record}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// All events of a job, as a client reads them that was cut off once.
+async fn stream(server: &Server, job: &str, after: u64) -> Vec<(u64, Value)> {
+    let request = server.client.get(format!("{}/admin/jobs/{job}/events", server.url)).bearer_auth(KEY);
+    let response = request.header("last-event-id", after.to_string()).send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut bytes = response.bytes_stream();
+    let mut text = String::new();
+    while let Some(piece) = bytes.next().await {
+        text.push_str(std::str::from_utf8(&piece.unwrap()).unwrap());
+    }
+    let mut events = Vec::new();
+    for block in text.split("\n\n") {
+        let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        if let (Some(id), Some(data)) = (field("id:"), field("data:")) {
+            events.push((id.parse().unwrap(), serde_json::from_str(data).unwrap()));
+        }
+    }
+    events
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retraining_over_http_survives_kills_is_refused_and_then_promoted() {
+    let rounds: usize =
+        std::env::var("EXPANDR_KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1);
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = start(folder.path());
+    let documents = fill(&server).await;
+    let (_, info) = admin(&server, "GET", "/info", None).await;
+    let old = info["bundle"]["id"].as_str().unwrap().to_owned();
+    let searches = Searches::start();
+    searches.at(Some(&server.url));
+
+    // A rule that can't hold: thirty queries can't reach such a level.
+    let body = json!({
+        "kind": "retrain", "recipe": "smoke", "name": "smoke-tuned", "evaluate": {"max_queries": 8},
+        "promotion": {"when": "significant", "alpha": 1e-9, "max_regression": 1.0},
+    });
+    let (status, job) = admin(&server, "POST", "/admin/jobs", Some(body)).await;
+    assert_eq!(status, 202, "{job}");
+    let job = job["id"].as_str().unwrap().to_owned();
+    let mut kills = 0;
+    for round in 0..rounds {
+        tokio::time::sleep(moment(2 * round)).await;
+        if let Some(pid) = child_of(&job) {
+            kill_9(pid);
+            kills += 1;
+        }
+        tokio::time::sleep(moment(2 * round + 1)).await;
+        searches.at(None);
+        server.kill();
+        let start_again = Instant::now();
+        while child_of(&job).is_some() {
+            assert!(start_again.elapsed() < Duration::from_secs(10), "a child outlived its server");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        server = start(folder.path());
+        searches.at(Some(&server.url));
+        let (_, info) = admin(&server, "GET", "/info", None).await;
+        assert_eq!(info["documents"], documents, "{info}");
+        let (_, record) = admin(&server, "GET", &format!("/admin/jobs/{job}"), None).await;
+        println!("round {round}: {} in {} after {kills} kills", record["status"], record["stage"]);
+    }
+    let record = until_ended(&server, &job).await;
+    assert_eq!(record["status"], "succeeded", "{record}");
+    assert!(record["attempts"].as_u64().unwrap() as usize > kills.max(rounds), "{record}");
+    let result = &record["result"];
+    assert_eq!((&result["decision"]["promote"], &result["activation"]), (&json!(false), &json!(null)), "{result}");
+    assert_eq!(result["against"], json!(old));
+    let collections = result["evaluation"]["collections"].as_array().unwrap();
+    assert_eq!((collections.len(), &collections[0]["queries"]), (1, &json!(8)), "{result}");
+    let trained = &record["progress"]["trainings"]["dpo"];
+    assert!(trained["loss"].is_number() && trained["reward_margin"].is_number(), "{record}");
+    let new = result["bundle"].as_str().unwrap().to_owned();
+    let (_, info) = admin(&server, "GET", "/info", None).await;
+    assert_eq!(info["bundle"]["id"], json!(old));
+
+    // The same again under another rule: what was done is taken from the first job, and the bundle is the same.
+    let body = json!({
+        "kind": "retrain", "recipe": "smoke", "name": "smoke-tuned", "evaluate": {"max_queries": 4},
+        "promotion": {"when": "always"},
+    });
+    let (status, second) = admin(&server, "POST", "/admin/jobs", Some(body)).await;
+    assert_eq!(status, 202, "{second}");
+    let second = second["id"].as_str().unwrap().to_owned();
+    let whole = stream(&server, &second, 0).await;
+    let record = until_ended(&server, &second).await;
+    assert_eq!(record["status"], "succeeded", "{record}");
+    assert_eq!(record["result"]["activation"]["active"], json!(new), "{record}");
+    let (_, info) = admin(&server, "GET", "/info", None).await;
+    assert_eq!((&info["bundle"]["id"], &info["documents"]), (&json!(new), &json!(documents)), "{info}");
+    let ids: Vec<u64> = whole.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids, (1..=ids.len() as u64).collect::<Vec<_>>());
+    assert_eq!(whole.last().unwrap().1["job"]["status"], "succeeded");
+    let rest = stream(&server, &second, ids.len() as u64 - 2).await;
+    assert_eq!(rest, whole[whole.len() - 2..], "a client that comes back gets what it has not seen");
+
+    // The new bundle answers, also after a restart.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    searches.at(None);
+    let (bundles, answered) = searches.end().await;
+    assert_eq!(bundles, [old, new.clone()], "{answered} answers");
+    assert_eq!(server.terminate(), 0);
+    let server = start(folder.path());
+    let (_, info) = admin(&server, "GET", "/info", None).await;
+    assert_eq!(info["bundle"]["id"], json!(new));
+    let (_, listed) = admin(&server, "GET", "/admin/jobs?status=succeeded", None).await;
+    assert_eq!(listed["jobs"].as_array().unwrap().len(), 2);
+}
+
+/// p50 and p99 of a stream of searches, in milliseconds.
+struct Times {
+    p50: f64,
+    p99: f64,
+    count: usize,
+}
+
+/// Searches one after the other on so many connections for a while.
+async fn measure(server: &Server, connections: usize, seconds: u64, body: impl Fn(usize) -> Value) -> Times {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let ask = |connection: usize| {
+        let (client, url) = (server.client.clone(), format!("{}/search", server.url));
+        let bodies: Vec<Value> = (0..30).map(|i| body(connection * 30 + i)).collect();
+        tokio::spawn(async move {
+            let mut times = Vec::new();
+            for i in 0.. {
+                if Instant::now() > end {
+                    break;
+                }
+                let sent = Instant::now();
+                let request = client.post(&url).bearer_auth(KEY).json(&bodies[i % bodies.len()]);
+                let answer: Value = request.send().await.unwrap().json().await.unwrap();
+                assert!(answer["hits"].is_array(), "{answer}");
+                times.push(sent.elapsed().as_secs_f64() * 1000.0);
+                // A pace that leaves the machine some air, so that waiting for one's turn is not all that is measured.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            times
+        })
+    };
+    let tasks: Vec<_> = (0..connections).map(ask).collect();
+    let mut times: Vec<f64> = Vec::new();
+    for task in tasks {
+        times.extend(task.await.unwrap());
+    }
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times[((times.len() as f64 * share) as usize).min(times.len() - 1)];
+    Times { p50: at(0.5), p99: at(0.99), count: times.len() }
+}
+
+/// A measurement: `cargo test --release --workspace --test it -- --ignored --nocapture latency_beside_a_training`.
+/// `EXPANDR_MEASURE_SECONDS` (default 20) is the length of each of its parts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a test: it prints ratios"]
+async fn latency_beside_a_training() {
+    let seconds: u64 =
+        std::env::var("EXPANDR_MEASURE_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(20);
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(folder.path());
+    fill(&server).await;
+    let queries: Vec<String> = fs_err::read_to_string(Path::new(SMOKE).join("collection/queries.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["text"].as_str().unwrap().to_owned())
+        .collect();
+    let raw = |i: usize| json!({"query": queries[i % queries.len()], "expansion": false});
+    let cached = |i: usize| json!({"query": queries[i % queries.len()], "expansion": {"max_tokens": 8, "timeout_ms": 25000}});
+    for i in 0..queries.len() {
+        let (status, answer) = admin(&server, "POST", "/search", Some(cached(i))).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    let job = json!({
+        "kind": "retrain", "recipe": "smoke",
+        // Long enough in each kind of work: generation, preference training, contrastive training.
+        "overrides": {"candidates.samples": 16, "candidates.max_tokens": 64, "dpo.epochs": 20, "contrastive.epochs": 60},
+    });
+    let mut figures = Vec::new();
+    for (name, connections) in [("raw", 4), ("cached", 4)] {
+        let body: &(dyn Fn(usize) -> Value + Sync) = if name == "raw" { &raw } else { &cached };
+        figures.push((name, "alone", measure(&server, connections, seconds, body).await));
+    }
+    let (status, started) = admin(&server, "POST", "/admin/jobs", Some(job)).await;
+    assert_eq!(status, 202, "{started}");
+    let id = started["id"].as_str().unwrap();
+    for stage in ["train/candidates", "train/dpo", "train/contrastive"] {
+        let start = Instant::now();
+        loop {
+            let (_, record) = admin(&server, "GET", &format!("/admin/jobs/{id}"), None).await;
+            assert!(matches!(record["status"].as_str(), Some("queued" | "running")), "{record}");
+            if record["stage"] == stage && record["progress"]["done"].as_u64() > Some(0) {
+                break;
+            }
+            assert!(start.elapsed() < Duration::from_secs(900), "{stage} does not come: {record}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        for name in ["raw", "cached"] {
+            let body: &(dyn Fn(usize) -> Value + Sync) = if name == "raw" { &raw } else { &cached };
+            figures.push((name, stage, measure(&server, 4, seconds, body).await));
+            let (_, record) = admin(&server, "GET", &format!("/admin/jobs/{id}"), None).await;
+            println!("{name} beside {stage}: at its end the job is in {}", record["stage"]);
+        }
+    }
+    admin(&server, "POST", &format!("/admin/jobs/{id}/cancel"), None).await;
+    for (name, beside, times) in &figures {
+        let alone = &figures.iter().find(|(other, beside, _)| other == name && *beside == "alone").unwrap().2;
+        println!(
+            "{name:<7} {beside:<18} {:>6} searches  p50 {:>7.2} ms ({:.2})  p99 {:>7.2} ms ({:.2})",
+            times.count,
+            times.p50,
+            times.p50 / alone.p50,
+            times.p99,
+            times.p99 / alone.p99
+        );
+    }
+}
