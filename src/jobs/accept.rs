@@ -15,13 +15,7 @@ use super::{
     record::Memory,
     request::{Evaluate, EvaluateOn, Import, Imported, JobRequest, Promotion, Retrain, wrong},
 };
-use crate::{
-    http::{
-        body::from_value,
-        problem::{FieldError, Problem},
-    },
-    search::request::ExpansionChoice,
-};
+use crate::http::problem::{FieldError, Problem};
 
 /// Checks a request, and puts what must not change any more (recipe, pairs) into the job's folder.
 ///
@@ -83,7 +77,7 @@ fn accept_retrain(
     if on.collections.is_empty() && on.split.is_some() {
         collections.iter_mut().for_each(|collection| collection.split.clone_from(&on.split));
     }
-    check_expansion(&on, "/evaluate", &mut errors);
+    check_expansion(jobs, &on, "/evaluate", &mut errors);
     check_rule(&retrain.promotion, &collections, &mut errors);
     if !errors.is_empty() {
         return Err(Problem::fields(errors));
@@ -113,7 +107,7 @@ fn check_rule(rule: &Promotion, collections: &[PlannedCollection], errors: &mut 
 fn accept_evaluate(jobs: &Jobs, evaluate: &Evaluate) -> Result<Memory, Problem> {
     let mut errors = Vec::new();
     let collections = find_collections(jobs, &evaluate.on(), "", &mut errors);
-    check_expansion(&evaluate.on(), "", &mut errors);
+    check_expansion(jobs, &evaluate.on(), "", &mut errors);
     for (pointer, id) in [("/bundle", &evaluate.bundle), ("/against", &evaluate.against)] {
         if let Some(id) = id
             && jobs.host.bundle_folder(id).is_none()
@@ -134,11 +128,11 @@ fn accept_evaluate(jobs: &Jobs, evaluate: &Evaluate) -> Result<Memory, Problem> 
     Ok(Memory { candidate: Some(candidate), against, collections, ..Memory::default() })
 }
 
-fn check_expansion(on: &EvaluateOn, prefix: &str, errors: &mut Vec<FieldError>) {
+fn check_expansion(jobs: &Jobs, on: &EvaluateOn, prefix: &str, errors: &mut Vec<FieldError>) {
     if let Some(expansion) = &on.expansion
-        && let Err(problem) = from_value::<ExpansionChoice>(expansion.clone())
+        && let Err(problem) = jobs.host.check_expansion(expansion)
     {
-        errors.extend(problem.under(&format!("{prefix}/expansion")).errors);
+        errors.extend(problem.under(prefix).errors);
     }
 }
 

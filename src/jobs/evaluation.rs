@@ -239,16 +239,18 @@ impl Task<'_> {
         let scores = &report.scores;
         let column = scores.metrics.iter().position(|metric| *metric == self.metric);
         let column = column.with_context(|| format!("{} was not computed", self.metric))?;
-        let mut values = Vec::with_capacity(self.collection.queries.len());
-        for query in &self.collection.queries {
-            // A query without hits has found nothing.
-            values.push(scores.per_query.get(&query.id).map_or(0.0, |row| row[column]));
-        }
-        let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
-        let means: BTreeMap<String, f64> =
-            scores.metrics.iter().zip(&scores.mean).map(|(metric, mean)| (metric.to_string(), *mean)).collect();
+        // Over the queries that were asked: the judgments may be of more. One without hits has found nothing.
+        let values_of = |column: usize| -> Vec<f64> {
+            let queries = self.collection.queries.iter();
+            queries.map(|query| scores.per_query.get(&query.id).map_or(0.0, |row| row[column])).collect()
+        };
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+        let means: BTreeMap<String, f64> = (0..scores.metrics.len())
+            .map(|column| (scores.metrics[column].to_string(), mean(&values_of(column))))
+            .collect();
+        let values = values_of(column);
         let outcome = SideOutcome {
-            mean,
+            mean: mean(&values),
             means,
             degraded: report.degraded,
             reasons: report.reasons.clone(),

@@ -19,6 +19,12 @@ pub trait Host: Send + Sync {
     /// The folder of a registered bundle.
     fn bundle_folder(&self, id: &str) -> Option<PathBuf>;
 
+    /// Checks the `expansion` member of a search as the service does; pointers begin with `/expansion`.
+    ///
+    /// # Errors
+    /// `invalid_request` for what a search could not have.
+    fn check_expansion(&self, expansion: &Value) -> Result<(), Problem>;
+
     /// Makes a bundle's folder `out` from a finished training run.
     ///
     /// # Errors

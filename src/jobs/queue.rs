@@ -148,7 +148,6 @@ impl Jobs {
         let entered = tokio::task::spawn_blocking(move || jobs.enter(id, request, memory, key));
         let (record, is_new) = entered.await.map_err(|error| disk(&error))??;
         if is_new {
-            self.events.status(&record, false);
             self.arrived.notify_one();
         } else {
             remove_folder(folder).await;
@@ -173,6 +172,7 @@ impl Jobs {
         let record = JobRecord { memory, ..JobRecord::new(id, number, request, now()) };
         let key = key.map(|key| UsedKey { number, ..key });
         store.put(&record, key.as_ref()).map_err(|error| disk(&error))?;
+        self.events.status(&record, false);
         let mut table = self.table.lock();
         table.numbers.insert(record.id.clone(), number);
         table.records.insert(number, record.clone());

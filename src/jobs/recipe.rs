@@ -48,9 +48,11 @@ pub(super) fn compose(
     let sources = pair_sources(jobs, retrain, feedback, folder)?;
     let mut recipe = parse(&text, retrain, &sources, place)?;
     recipe.output = folder.join("run");
+    let overridden = |setting: &str| retrain.overrides.keys().find(|key| key.starts_with(setting));
     let pointer_of = |setting: &str| {
-        let named = retrain.overrides.keys().find(|key| key.starts_with(setting));
-        named.map_or(place.to_owned(), |key| format!("/overrides/{key}"))
+        let is_data = setting.starts_with("data.") || setting == "evaluation.collections";
+        let folder = || if is_data { overridden("data.folder") } else { None };
+        overridden(setting).or_else(folder).map_or(place.to_owned(), |key| format!("/overrides/{key}"))
     };
     let mut errors = Vec::new();
     place_data(jobs, &mut recipe, id, &pointer_of).map_err(|error| vec![error])?;
@@ -73,12 +75,12 @@ fn text(jobs: &Jobs, retrain: &Retrain) -> Result<String, Errors> {
     let name = retrain.recipe.as_deref().unwrap_or_default();
     let recipes = &jobs.settings.recipes_dir;
     let read = inside(recipes, &format!("{name}.toml"))
-        .map_err(|detail| match name.is_empty() || name.contains(['/', '\\']) || name == ".." {
-            true => detail,
-            false => {
-                let names = recipe_names(recipes);
-                format!("there is no recipe `{name}` in {}{}", recipes.display(), listed(name, &names))
+        .map_err(|detail| {
+            if name.is_empty() || name.contains(['/', '\\']) {
+                return detail;
             }
+            let names = recipe_names(recipes);
+            format!("there is no recipe `{name}` in {}{}", recipes.display(), listed(name, &names))
         })
         .and_then(|path| fs_err::read_to_string(path).map_err(|error| error.to_string()));
     read.map_err(|detail| vec![wrong("/recipe", detail)])

@@ -17,7 +17,10 @@ use crate::{
     bundles::{ActivationProgress, Bundles, PackageFacts, package},
     datasets::Datasets,
     feedback::Feedback,
-    http::problem::{Code, Problem},
+    http::{
+        body::from_value,
+        problem::{Code, Problem},
+    },
     search::SearchService,
 };
 
@@ -43,6 +46,16 @@ impl Host for ServiceHost {
 
     fn bundle_folder(&self, id: &str) -> Option<PathBuf> {
         self.bundles.get(id).map(|record| self.bundles.manifest_folder(&record.id))
+    }
+
+    fn check_expansion(&self, expansion: &Value) -> Result<(), Problem> {
+        let mut expansion = expansion.clone();
+        // An evaluation is in no hurry, so that no deadline is too long for it.
+        if let Some(members) = expansion.as_object_mut() {
+            members.remove("timeout_ms");
+        }
+        let search = from_value(json!({"query": "is this a search", "expansion": expansion}))?;
+        self.service.check(search).map(|_| ())
     }
 
     async fn package(&self, run: &Path, out: &Path, name: &str, parents: Vec<String>) -> Result<(), Problem> {

@@ -71,6 +71,11 @@ impl Host for FakeHost {
         id.starts_with("bundle-").then(|| self.folder.join(id))
     }
 
+    fn check_expansion(&self, expansion: &Value) -> Result<(), Problem> {
+        let known = !expansion["count"].is_string();
+        if known { Ok(()) } else { Err(Problem::field("/expansion/count", "is no number")) }
+    }
+
     async fn package(&self, run: &Path, out: &Path, _: &str, parents: Vec<String>) -> Result<(), Problem> {
         assert!(run.join("encoder").is_dir());
         fs_err::create_dir_all(out).unwrap();
@@ -517,7 +522,7 @@ async fn what_cannot_work_is_refused_at_once() {
         ),
         (
             json!({"kind": "evaluate", "collections": ["collection"], "bundle": "elsewhere", "expansion": {"count": "x"}}),
-            vec!["/expansion", "/bundle"],
+            vec!["/expansion/count", "/bundle"],
             "no bundle `elsewhere`",
         ),
         (
