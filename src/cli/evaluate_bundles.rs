@@ -7,7 +7,7 @@ use clap::Args;
 use expandr_training::progress::JsonEvents;
 
 use crate::jobs::{
-    end_with_parent,
+    API_KEY, end_with_parent,
     evaluation::{self, EvaluationSpec},
 };
 
@@ -24,7 +24,7 @@ pub(super) async fn run(args: EvaluateBundlesArgs) -> anyhow::Result<()> {
     let mut spec: EvaluationSpec =
         serde_json::from_slice(&bytes).with_context(|| format!("{}: not an evaluation", args.spec.display()))?;
     // The one secret is not in the file.
-    spec.serve.models.expander_api_key = std::env::var("EXPANDR_EXPANDER_API_KEY").ok();
+    spec.serve.models.expander_api_key = std::env::var(API_KEY).ok();
     let events = JsonEvents::new(std::io::stdout());
     Box::pin(evaluation::run(&spec, &events)).await
 }

@@ -47,7 +47,7 @@ pub(super) fn routes() -> Router<Arc<AppState>> {
 }
 
 fn jobs(state: &AppState) -> Result<&Arc<Jobs>, Problem> {
-    state.jobs.as_ref().ok_or_else(|| Problem::new(Code::NotFound, "this server runs no jobs"))
+    state.jobs.get().ok_or_else(|| Problem::new(Code::NotFound, "this server runs no jobs"))
 }
 
 /// Accepts a job: 202 with its place. With a known `Idempotency-Key` it is the job of then.

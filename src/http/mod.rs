@@ -15,7 +15,7 @@ mod search;
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -76,8 +76,8 @@ pub struct AppState {
     pub service: Arc<SearchService>,
     /// Bodies accepted with 202.
     pub spool: Arc<Spool>,
-    /// Admin jobs; none in a server that runs none.
-    pub jobs: Option<Arc<Jobs>>,
+    /// Admin jobs, set once they are open; never in a server that runs none.
+    pub jobs: OnceLock<Arc<Jobs>>,
     /// What users found useful.
     pub feedback: Arc<Feedback>,
     /// Training pairs that operators uploaded.
@@ -112,7 +112,7 @@ impl AppState {
         Self {
             service,
             spool: Arc::new(spool),
-            jobs: None,
+            jobs: OnceLock::new(),
             feedback,
             datasets,
             audit,
@@ -122,12 +122,6 @@ impl AppState {
             started: Instant::now(),
             bulk_permits: Semaphore::new(BULK_REQUESTS),
         }
-    }
-
-    /// The same with jobs.
-    #[must_use]
-    pub fn with_jobs(self, jobs: Arc<Jobs>) -> Self {
-        Self { jobs: Some(jobs), ..self }
     }
 
     /// Whether the server takes traffic.

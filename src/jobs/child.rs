@@ -28,6 +28,18 @@ pub struct ChildSettings {
     pub memory_bytes: Option<u64>,
     /// Its niceness, 0 to 19.
     pub niceness: u8,
+    /// The bearer key for an OpenAI-compatible server.
+    pub api_key: Option<Secret>,
+}
+
+/// Never printed.
+#[derive(Clone)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
 }
 
 /// One child.
@@ -125,9 +137,12 @@ fn start(settings: &ChildSettings, spec: &ChildSpec, log: std::fs::File) -> anyh
         // What configures the server is not meant for the child; it is told what it must know.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
-            if text.starts_with("EXPANDR_") && text != API_KEY && !text.starts_with("EXPANDR_LOG") {
+            if text.starts_with("EXPANDR_") && !text.starts_with("EXPANDR_LOG") {
                 command.env_remove(&name);
             }
+        }
+        if let Some(Secret(key)) = &settings.api_key {
+            command.env(API_KEY, key);
         }
         Ok(command)
     };
@@ -142,7 +157,8 @@ fn start(settings: &ChildSettings, spec: &ChildSpec, log: std::fs::File) -> anyh
     prepared(Command::new(&settings.program))?.spawn().with_context(|| format!("{program}: can't be run"))
 }
 
-const API_KEY: &str = "EXPANDR_EXPANDER_API_KEY";
+/// Where the child looks for it: not on its command line, which everybody may read.
+pub const API_KEY: &str = "EXPANDR_EXPANDER_API_KEY";
 
 /// What to say when it holds more than it may.
 fn over_memory(child: &Child, limit: Option<u64>) -> Option<String> {
@@ -211,7 +227,7 @@ mod tests {
 
     async fn shell(script: &str, memory_bytes: Option<u64>, stop: &CancellationToken) -> (ChildEnd, Vec<Value>, String) {
         let folder = tempfile::tempdir().unwrap();
-        let settings = ChildSettings { program: "/bin/sh".into(), memory_bytes, niceness: 19 };
+        let settings = ChildSettings { program: "/bin/sh".into(), memory_bytes, niceness: 19, api_key: None };
         let log = folder.path().join("log");
         let spec = ChildSpec { arguments: vec!["-c".into(), script.into()], log: log.clone() };
         let mut events = Vec::new();

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::outcome::{CollectionOutcome, Compared, EvaluationOutcome, SideOutcome};
 use crate::{
     files::write_whole,
-    server::{ServeOptions, serve},
+    server::{FeedbackSwitch, ServeOptions, serve},
 };
 
 /// What a child evaluates.
@@ -273,6 +273,7 @@ fn options_for(server: &ServeOptions, bundle: &Path, index: &Path) -> ServeOptio
     options.search.timeout_ms = PATIENCE_MS;
     options.search.expansion_timeout_ms = PATIENCE_MS;
     options.limits.drain_delay_ms = 0;
+    options.operations.feedback = FeedbackSwitch::Off;
     for keys in
         [&mut options.limits.read_keys, &mut options.limits.write_keys, &mut options.limits.admin_keys]
     {

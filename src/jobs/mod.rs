@@ -46,7 +46,7 @@ mod store;
 mod tests;
 
 pub use self::{
-    child::{ChildSettings, end_with_parent},
+    child::{API_KEY, ChildSettings, Secret, end_with_parent},
     events::{Follower, LoggedEvent},
     host::{Host, Tell},
     options::JobOptions,

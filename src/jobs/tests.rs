@@ -163,7 +163,7 @@ impl World {
             recipes_dir: RECIPES.into(),
             data_dir: Path::new(RECIPES).join("smoke"),
             models_dir: folder.path().join("models"),
-            child: ChildSettings { program: FAKE_CHILD.into(), memory_bytes: None, niceness: 0 },
+            child: ChildSettings { program: FAKE_CHILD.into(), memory_bytes: None, niceness: 0, api_key: None },
             attempts: 3,
             queue: 2,
             kept: 5,

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::Context;
 
 use super::ServeOptions;
-use crate::jobs::{ChildSettings, Host, Jobs, JobsSettings};
+use crate::jobs::{ChildSettings, Host, Jobs, JobsSettings, Secret};
 
 /// Opens the jobs in the service's folder. Where nobody can ask for one and none is left there are none.
 ///
@@ -30,6 +30,7 @@ pub(super) fn open(
             program: own_program()?,
             memory_bytes: flags.memory_bytes(),
             niceness: flags.job_nice,
+            api_key: options.models.expander_api_key.clone().map(Secret),
         },
         attempts: flags.job_attempts,
         queue: flags.jobs_queue,

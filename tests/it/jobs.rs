@@ -1,4 +1,4 @@
-//! Jobs of the real binary: a retraining over HTTP while searches go on, killed on its way, refused by one rule and promoted by
+//! Jobs through the router, over the doubles of encoder and expander and with a shell script for what computes; and jobs of the real binary: a retraining over HTTP while searches go on, killed on its way, refused by one rule and promoted by
 //! another.
 //!
 //! `EXPANDR_KILL_ROUNDS` sets how often the job's process and the server are killed, in turn (default 1: each once).
@@ -13,10 +13,21 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::{body::Body, http::Request};
+use clap::Parser;
+use expandr::{
+    http::auth::Keys,
+    jobs::{ChildSettings, Jobs, JobsSettings, ServiceHost},
+    server::ServeOptions,
+};
 use futures::StreamExt;
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
-use crate::process::Server;
+use crate::{
+    process::Server,
+    service::{Double, Setup},
+};
 
 const KEY: &str = "an-admin-key-0123456789";
 const SMOKE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/training/recipes/smoke");
@@ -35,6 +46,201 @@ async fn admin(server: &Server, method: &str, path: &str, body: Option<Value>) -
     }
     let response = request.send().await.unwrap();
     (response.status().as_u16(), response.json().await.unwrap_or_default())
+}
+
+/// What the script does for an evaluation: it has found that both bundles are alike.
+const EVALUATES: &str = r#"
+evaluate_bundles() {
+    echo '{"event":"stage_started","stage":"candidate/collection","why":"asked for"}'
+    echo '{"event":"progress","stage":"candidate/collection","unit":"queries","done":2,"total":4,"eta_seconds":1.5}'
+    [ -e "$job/../go" ] || sleep 60
+    echo '{"metric":"ndcg@10","candidate":"a","against":null,"collections":[],"average":null,"decided_on":[]}' > "$job/evaluation/outcome.json"
+    echo '{"event":"stage_finished","stage":"candidate/collection","seconds":1,"summary":null}'
+}
+"#;
+
+/// A service over doubles that runs jobs.
+struct Workshop {
+    double: Double,
+    router: axum::Router,
+    folder: tempfile::TempDir,
+    _working: tokio_util::sync::DropGuard,
+}
+
+impl Workshop {
+    async fn open() -> Self {
+        let keys = Keys::new(&["a-read-key-0123456789".into()], &[], &[KEY.into()], true).unwrap();
+        let double = Double::filled(Setup { keys, ..Setup::default() }).await;
+        let folder = tempfile::tempdir().unwrap();
+        fs_err::write(folder.path().join("behaviour.sh"), EVALUATES).unwrap();
+        let settings = JobsSettings {
+            folder: folder.path().to_owned(),
+            recipes_dir: RECIPES.into(),
+            data_dir: SMOKE.into(),
+            models_dir: folder.path().join("models"),
+            child: ChildSettings {
+                program: concat!(env!("CARGO_MANIFEST_DIR"), "/src/jobs/tests/fake_child.sh").into(),
+                memory_bytes: None,
+                niceness: 0,
+                api_key: None,
+            },
+            attempts: 3,
+            queue: 4,
+            kept: 10,
+            serve: serde_json::to_value(Serve::parse_from(["serve"]).options).unwrap(),
+        };
+        let state = &double.state;
+        let host = ServiceHost {
+            bundles: state.bundles.clone(),
+            service: state.service.clone(),
+            datasets: state.datasets.clone(),
+            feedback: state.feedback.clone(),
+            audit: state.audit.clone(),
+        };
+        let jobs = Arc::new(Jobs::open(settings, Arc::new(host)).unwrap());
+        assert!(state.jobs.set(jobs.clone()).is_ok());
+        let stop = tokio_util::sync::CancellationToken::new();
+        tokio::spawn(jobs.work(stop.clone()));
+        Self { router: expandr::http::router(state.clone()), double, folder, _working: stop.drop_guard() }
+    }
+
+    /// Status, `location` and body of an answer; `headers` besides the admin's key.
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+        headers: &[(&str, &str)],
+    ) -> (u16, Option<String>, String) {
+        let mut request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {KEY}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = body.map_or(Body::empty(), |body| Body::from(body.to_string()));
+        let request = request.header("content-type", "application/json").body(body).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let location = response.headers().get("location").map(|value| value.to_str().unwrap().to_owned());
+        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, location, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    async fn json(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        let (status, _, text) = self.send(method, path, body, &[]).await;
+        (status, serde_json::from_str(&text).unwrap())
+    }
+
+    async fn until(&self, place: &str, status: &str) -> Value {
+        let start = Instant::now();
+        loop {
+            let (_, job) = self.json("GET", place, None).await;
+            if job["status"] == status {
+                return job;
+            }
+            assert!(start.elapsed() < Duration::from_secs(30), "{place} is not {status}: {job}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[derive(Parser)]
+struct Serve {
+    #[command(flatten)]
+    options: ServeOptions,
+}
+
+#[tokio::test]
+async fn jobs_are_started_watched_and_ended_over_http() {
+    let workshop = Workshop::open().await;
+    let body = json!({"kind": "evaluate", "collections": ["collection"]});
+    let key = [("idempotency-key", "once")];
+    let (status, location, text) = workshop.send("POST", "/admin/jobs", Some(body.clone()), &key).await;
+    assert_eq!(status, 202, "{text}");
+    let place = location.unwrap();
+    let job: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(place, format!("/admin/jobs/{}", job["id"].as_str().unwrap()));
+    assert_eq!((&job["kind"], &job["status"], &job["attempts"]), (&json!("evaluate"), &json!("queued"), &json!(0)));
+    assert_eq!(job["request"]["collections"], json!(["collection"]));
+    let (status, again, _) = workshop.send("POST", "/admin/jobs", Some(body), &key).await;
+    assert_eq!((status, again.as_ref()), (202, Some(&place)));
+    let other = json!({"kind": "snapshot"});
+    let (status, _, text) = workshop.send("POST", "/admin/jobs", Some(other), &key).await;
+    assert_eq!(status, 422, "{text}");
+
+    let job = workshop.until(&place, "running").await;
+    assert_eq!(workshop.json("POST", &format!("{place}/resume"), None).await.0, 409, "{job}");
+    let start = Instant::now();
+    loop {
+        let (_, job) = workshop.json("GET", &place, None).await;
+        if job["stage"] == "evaluate/candidate/collection" && job["progress"]["done"] == 2 {
+            let progress = &job["progress"];
+            assert_eq!((&progress["fraction"], &progress["eta_seconds"]), (&json!(0.5), &json!(1.5)), "{job}");
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "{job}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(workshop.json("POST", &format!("{place}/cancel"), None).await.0, 202);
+    workshop.until(&place, "cancelled").await;
+    fs_err::write(workshop.folder.path().join("go"), "").unwrap();
+    assert_eq!(workshop.json("POST", &format!("{place}/resume"), None).await.0, 202);
+    let job = workshop.until(&place, "succeeded").await;
+    assert_eq!((&job["attempts"], &job["problem"]), (&json!(2), &json!(null)), "{job}");
+
+    let (status, _, text) = workshop.send("GET", &format!("{place}/events"), None, &[]).await;
+    assert_eq!(status, 200);
+    let ids: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+    assert!(ids.len() >= 8, "{text}");
+    assert!(text.contains("event: progress") && text.contains("event: stage"), "{text}");
+    let (_, _, rest) = workshop.send("GET", &format!("{place}/events"), None, &[("last-event-id", ids[ids.len() - 2])]).await;
+    assert_eq!(rest.matches("id: ").count(), 1, "{rest}");
+    assert!(rest.contains("\"status\":\"succeeded\""), "{rest}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_job_is_said_with_the_usual_problems() {
+    let workshop = Workshop::open().await;
+    let (status, problem) = workshop.json("POST", "/admin/jobs", Some(json!({"kind": "evaluate", "collections": ["colection"]}))).await;
+    assert_eq!((status, &problem["errors"][0]["pointer"]), (422, &json!("/collections/0")), "{problem}");
+    let (status, problem) = workshop.json("POST", "/admin/jobs", Some(json!({"kind": "snapshot", "x": 1}))).await;
+    assert_eq!((status, &problem["errors"][0]["pointer"]), (422, &json!("/x")), "{problem}");
+    let body = json!({"kind": "evaluate", "collections": ["collection"], "expansion": {"count": 99}});
+    let (status, problem) = workshop.json("POST", "/admin/jobs", Some(body)).await;
+    assert_eq!((status, &problem["errors"][0]["pointer"]), (422, &json!("/expansion/count")), "{problem}");
+    for (method, path, expected) in [
+        ("GET", "/admin/jobs/job-unknown", 404),
+        ("GET", "/admin/jobs/job-unknown/events", 404),
+        ("POST", "/admin/jobs/job-unknown/cancel", 404),
+        ("GET", "/admin/jobs?status=asleep", 422),
+        ("GET", "/admin/jobs?limit=0", 422),
+        ("DELETE", "/admin/jobs", 405),
+    ] {
+        let (status, problem) = workshop.json(method, path, None).await;
+        assert_eq!(status, expected, "{method} {path}: {problem}");
+    }
+    let (status, _) = workshop.double.send("GET", "/admin/jobs", None, Some("a-read-key-0123456789")).await;
+    assert_eq!(status, 403);
+    let (status, _) = workshop.double.send("GET", "/admin/jobs", None, None).await;
+    assert_eq!(status, 401);
+}
+
+#[tokio::test]
+async fn a_reindexing_and_a_snapshot_of_the_real_service_are_jobs() {
+    let workshop = Workshop::open().await;
+    for kind in ["reindex", "snapshot"] {
+        let (status, location, text) = workshop.send("POST", "/admin/jobs", Some(json!({"kind": kind})), &[]).await;
+        assert_eq!(status, 202, "{text}");
+        let job = workshop.until(&location.unwrap(), "succeeded").await;
+        assert!(job["result"].is_object(), "{job}");
+        if kind == "reindex" {
+            assert_eq!(job["result"]["embedded"], 3, "{job}");
+        }
+    }
+    let (_, listed) = workshop.json("GET", "/admin/jobs?status=succeeded&limit=1", None).await;
+    assert_eq!(listed["jobs"][0]["kind"], "snapshot", "the newest first: {listed}");
+    let search = json!({"query": "red apples", "expansion": false});
+    let (status, answer) = workshop.double.send("POST", "/search", Some(search), Some(KEY)).await;
+    assert_eq!((status, &answer["hits"][0]["id"]), (200, &json!("a")), "{answer}");
 }
 
 /// The smoke corpus, so that a change of bundles has something to embed.
