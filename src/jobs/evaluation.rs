@@ -292,15 +292,12 @@ async fn with_server<T, F: Future<Output = anyhow::Result<T>>>(
     let serving = Box::pin(serve(options, stop.clone(), move |address, _| {
         let _ = sender.send(address);
     }));
-    let mut server = tokio::spawn(serving);
-    let address = tokio::select! {
-        address = ready => address.ok(),
-        ended = &mut server => {
-            ended??;
-            None
-        }
+    let server = tokio::spawn(serving);
+    // A server that fails drops its half of the channel, and says why.
+    let Ok(address) = ready.await else {
+        server.await??;
+        bail!("the server ended before it listened");
     };
-    let Some(address) = address else { bail!("the server ended before it listened") };
     let patience = Duration::from_millis(PATIENCE_MS);
     let endpoint = EndpointOptions { request_timeout: patience, patience };
     let result = work(Endpoint::new(&format!("http://{address}"), None, endpoint)?).await;
