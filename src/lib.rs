@@ -5,6 +5,7 @@
 //! - [`search`]: the life of a query: request, expansion, average, search, answer.
 //! - [`documents`]: the life of a document: check, embed, store; bulk and queued ingestion.
 //! - [`bundle`]: the (expander, encoder, index) that answer together.
+//! - [`bundles`]: the life of a bundle: registered, activated while another serves, rolled back to.
 //! - [`http`]: routes, keys, problems, layers around them.
 //! - [`metrics`]: what is counted and timed.
 //! - [`server`]: loading, listening, shutting down.
@@ -13,6 +14,7 @@
 //! Tensors live in `expandr-models`, vectors and documents in `expandr-index`; this crate joins the two.
 
 pub mod bundle;
+pub mod bundles;
 pub mod cli;
 pub mod documents;
 pub mod http;

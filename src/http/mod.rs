@@ -3,6 +3,7 @@
 
 pub mod auth;
 pub mod body;
+mod bundles;
 mod documents;
 mod info;
 mod layers;
@@ -31,6 +32,7 @@ use self::{
     problem::{Code, Problem},
 };
 use crate::{
+    bundles::Bundles,
     documents::{DocumentLimits, Spool},
     search::SearchService,
 };
@@ -58,6 +60,8 @@ pub struct AppState {
     pub service: Arc<SearchService>,
     /// Bodies accepted with 202.
     pub spool: Arc<Spool>,
+    /// Bundles: the active one, and the change to another.
+    pub bundles: Arc<Bundles>,
     /// Keys and roles.
     pub keys: Keys,
     /// Limits.
@@ -75,10 +79,17 @@ const BULK_REQUESTS: usize = 8;
 
 impl AppState {
     /// The state of a server that takes traffic.
-    pub fn new(service: Arc<SearchService>, spool: Spool, keys: Keys, limits: HttpLimits) -> Self {
+    pub fn new(
+        service: Arc<SearchService>,
+        spool: Spool,
+        keys: Keys,
+        limits: HttpLimits,
+        bundles: Arc<Bundles>,
+    ) -> Self {
         Self {
             service,
             spool: Arc::new(spool),
+            bundles,
             keys,
             limits,
             draining: AtomicBool::new(false),
@@ -120,6 +131,7 @@ pub fn router(state: Arc<AppState>) -> Router {
     if state.keys.has_admin() {
         let admin = Router::new()
             .route("/admin/snapshot", post(documents::snapshot))
+            .merge(bundles::routes())
             .layer(from_fn_with_state((state.clone(), Role::Admin), layers::authorize));
         routes = routes.merge(admin);
     }
