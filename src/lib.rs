@@ -5,6 +5,7 @@
 //! - [`search`]: the life of a query: request, expansion, average, search, answer.
 //! - [`documents`]: the life of a document: check, embed, store; bulk and queued ingestion.
 //! - [`bundle`]: the (expander, encoder, index) that answer together.
+//! - [`bundles`]: the life of a bundle: registered, activated while another serves, rolled back to.
 //! - [`jobs`]: work of minutes or hours in a process of its own: retraining, evaluation, import.
 //! - [`feedback`]: what users found useful, where the operator wants that; [`datasets`]: training pairs that were uploaded.
 //! - [`audit`]: who administered the service.
@@ -18,6 +19,7 @@
 
 pub mod audit;
 pub mod bundle;
+pub mod bundles;
 pub mod cli;
 pub mod clock;
 pub mod datasets;

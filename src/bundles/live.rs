@@ -26,7 +26,7 @@ pub struct Write {
 }
 
 /// Writes wait while this lives.
-pub(super) struct Pause {
+pub(crate) struct Pause {
     _gate: OwnedRwLockWriteGuard<()>,
 }
 
@@ -64,7 +64,7 @@ impl Live {
     }
 
     /// Puts another bundle in the place of the live one, which comes back. The proof that no write is under way is `_pause`.
-    pub(super) fn replace(&self, bundle: Arc<Bundle>, _pause: &Pause) -> Arc<Bundle> {
+    pub(crate) fn replace(&self, bundle: Arc<Bundle>, _pause: &Pause) -> Arc<Bundle> {
         std::mem::replace(&mut *self.bundle.write(), bundle)
     }
 }

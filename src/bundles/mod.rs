@@ -47,6 +47,8 @@ use expandr_models::bundle::Manifest;
 use parking_lot::Mutex;
 use serde::Serialize;
 
+pub(crate) use self::live::Pause;
+use self::{catalog::Catalog, indexes::Indexes, state::StateFile};
 pub use self::{
     live::{Live, Write},
     models::{LoadModels, refused},
@@ -54,10 +56,10 @@ pub use self::{
     start::{Configured, ConfiguredModels, Opened, open},
     time::{now, rfc3339},
 };
-use self::{catalog::Catalog, indexes::Indexes, state::StateFile};
 use crate::{
     http::problem::{Code, Problem},
-    search::SearchService,
+    metrics::Metrics,
+    search::{SearchService, SearchSettings},
 };
 
 /// Where an activation is.
@@ -172,9 +174,9 @@ impl Default for BundleSettings {
 
 /// The bundles of a service.
 pub struct Bundles {
-    state: StateFile,
+    state: Arc<StateFile>,
     catalog: Catalog,
-    indexes: Indexes,
+    indexes: Arc<Indexes>,
     models: Arc<dyn LoadModels>,
     service: Arc<SearchService>,
     settings: BundleSettings,
@@ -188,22 +190,29 @@ pub struct Bundles {
 }
 
 impl Bundles {
-    /// The bundles around a service that answers with the bundle of `opened`.
-    pub fn new(opened: Opened, service: Arc<SearchService>, settings: BundleSettings) -> Self {
-        let Opened { state, catalog, indexes, models, pending, .. } = opened;
-        Self {
+    /// A service that answers with the bundle of `opened`, and the bundles around it.
+    pub fn serve(
+        opened: Opened,
+        metrics: Arc<Metrics>,
+        searching: SearchSettings,
+        settings: BundleSettings,
+    ) -> (Arc<SearchService>, Arc<Self>) {
+        let Opened { state, catalog, indexes, models, pending, bundle } = opened;
+        let service = Arc::new(SearchService::new(bundle, metrics, searching));
+        let bundles = Self {
             state,
             catalog,
             indexes,
             models,
-            service,
+            service: service.clone(),
             settings,
             turn: Arc::default(),
             underway: Mutex::new(None),
             ended: Mutex::new(None),
             pending: Mutex::new(pending),
             stopping: AtomicBool::new(false),
-        }
+        };
+        (service, Arc::new(bundles))
     }
 
     /// Every registered bundle, oldest first.
@@ -275,7 +284,10 @@ impl Bundles {
     /// `conflict` when there is none; else as [`Bundles::activate`].
     pub async fn rollback(&self, progress: OnProgress<'_>) -> Result<Activation, Problem> {
         let Some(previous) = self.previous() else {
-            return Err(Problem::new(Code::Conflict, "there is no bundle to roll back to: none was active before"));
+            return Err(Problem::new(
+                Code::Conflict,
+                "there is no bundle to roll back to: none was active before",
+            ));
         };
         self.activate(&previous, progress).await
     }

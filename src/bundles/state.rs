@@ -124,7 +124,11 @@ impl StateFile {
         file.write_all(&text)?;
         file.sync_all()?;
         fs_err::rename(&unfinished, &self.path)?;
-        sync_folder(folder).map_err(std::io::Error::other)
+        // It is in place now, for this process and every later one, so it must not be called a failure any more.
+        if let Err(error) = sync_folder(folder) {
+            tracing::error!(%error, "active.json is in place, but may not outlive a loss of power");
+        }
+        Ok(())
     }
 }
 

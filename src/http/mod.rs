@@ -4,6 +4,7 @@
 mod audit;
 pub mod auth;
 pub mod body;
+mod bundles;
 mod datasets;
 mod documents;
 mod feedback;
@@ -36,6 +37,7 @@ use self::{
 };
 use crate::{
     audit::Audit,
+    bundles::Bundles,
     datasets::Datasets,
     documents::{DocumentLimits, Spool},
     feedback::Feedback,
@@ -76,6 +78,8 @@ pub struct AppState {
     pub service: Arc<SearchService>,
     /// Bodies accepted with 202.
     pub spool: Arc<Spool>,
+    /// Bundles: the active one, and the change to another.
+    pub bundles: Arc<Bundles>,
     /// Admin jobs, set once they are open; never in a server that runs none.
     pub jobs: OnceLock<Arc<Jobs>>,
     /// What users found useful.
@@ -107,11 +111,13 @@ impl AppState {
         operations: Operations,
         keys: Keys,
         limits: HttpLimits,
+        bundles: Arc<Bundles>,
     ) -> Self {
         let Operations { feedback, datasets, audit } = operations;
         Self {
             service,
             spool: Arc::new(spool),
+            bundles,
             jobs: OnceLock::new(),
             feedback,
             datasets,
@@ -161,6 +167,7 @@ pub fn router(state: Arc<AppState>) -> Router {
             .route("/admin/snapshot", post(documents::snapshot))
             .route("/admin/datasets", get(datasets::list))
             .route("/admin/audit", get(audit::last))
+            .merge(bundles::routes())
             .merge(jobs::routes());
         routes = routes.merge(guarded(&state, admin));
         // What may take longer than the time limit.

@@ -40,6 +40,7 @@ mod record;
 pub mod request;
 mod retrain;
 mod runner;
+mod service;
 mod simple;
 mod store;
 #[cfg(test)]
@@ -52,4 +53,5 @@ pub use self::{
     options::JobOptions,
     queue::{Jobs, JobsSettings},
     record::{JobRecord, JobStatus, JobView, Progress},
+    service::ServiceHost,
 };

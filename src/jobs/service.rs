@@ -55,7 +55,7 @@ impl Host for ServiceHost {
             members.remove("timeout_ms");
         }
         let search = from_value(json!({"query": "is this a search", "expansion": expansion}))?;
-        self.service.check(search).map(|_| ())
+        self.service.check(&self.service.bundle(), search).map(|_| ())
     }
 
     async fn package(&self, run: &Path, out: &Path, name: &str, parents: Vec<String>) -> Result<(), Problem> {
