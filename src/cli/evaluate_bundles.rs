@@ -21,8 +21,8 @@ pub(super) struct EvaluateBundlesArgs {
 pub(super) async fn run(args: EvaluateBundlesArgs) -> anyhow::Result<()> {
     end_with_parent();
     let bytes = fs_err::read(&args.spec)?;
-    let mut spec: EvaluationSpec =
-        serde_json::from_slice(&bytes).with_context(|| format!("{}: not an evaluation", args.spec.display()))?;
+    let mut spec: EvaluationSpec = serde_json::from_slice(&bytes)
+        .with_context(|| format!("{}: not an evaluation", args.spec.display()))?;
     // The one secret is not in the file.
     spec.serve.models.expander_api_key = std::env::var(API_KEY).ok();
     let events = JsonEvents::new(std::io::stdout());

@@ -68,7 +68,8 @@ pub(super) async fn submit(
 fn idempotency_key(value: &HeaderValue) -> Result<&str, Problem> {
     let key = value.to_str().unwrap_or("");
     if key.is_empty() || key.len() > KEY_BYTES {
-        let detail = format!("the Idempotency-Key header must have 1 to {KEY_BYTES} printable ASCII characters");
+        let detail =
+            format!("the Idempotency-Key header must have 1 to {KEY_BYTES} printable ASCII characters");
         return Err(Problem::new(Code::InvalidRequest, detail));
     }
     Ok(key)
@@ -96,7 +97,8 @@ pub(super) async fn list(
     parameters: Result<Query<ListParameters>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let Query(parameters) = parameters.map_err(|error| {
-        let wanted = "`status` takes queued, running, succeeded, failed, cancelled or interrupted, `limit` a number";
+        let wanted =
+            "`status` takes queued, running, succeeded, failed, cancelled or interrupted, `limit` a number";
         Problem::new(Code::InvalidRequest, format!("{}; {wanted}", error.body_text()))
     })?;
     let limit = parameters.limit.unwrap_or(LISTED);

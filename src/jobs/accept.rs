@@ -32,7 +32,8 @@ pub(super) async fn accept(
         JobRequest::Retrain(retrain) if retrain.pairs.feedback => {
             tokio::fs::create_dir_all(folder.join("data")).await.map_err(|error| disk(&error))?;
             let path = folder.join("data").join(recipe::FEEDBACK_FILE);
-            let pairs = jobs.host.write_feedback(&path).await.map_err(|problem| at(problem, "/pairs/feedback"))?;
+            let pairs =
+                jobs.host.write_feedback(&path).await.map_err(|problem| at(problem, "/pairs/feedback"))?;
             Some(pairs)
         }
         _ => None,
@@ -118,7 +119,10 @@ fn accept_evaluate(jobs: &Jobs, evaluate: &Evaluate) -> Result<Memory, Problem> 
     let live = jobs.host.active_bundle();
     let candidate = evaluate.bundle.clone().unwrap_or_else(|| live.clone());
     if evaluate.against.as_ref() == Some(&candidate) {
-        errors.push(wrong("/against", format!("`{candidate}` would be compared with itself; name another bundle")));
+        errors.push(wrong(
+            "/against",
+            format!("`{candidate}` would be compared with itself; name another bundle"),
+        ));
     }
     if !errors.is_empty() {
         return Err(Problem::fields(errors));
@@ -175,7 +179,8 @@ pub(super) fn inside(folder: &Path, name: &str) -> Result<PathBuf, String> {
 /// The most similar name beside what was looked for.
 fn beside(folder: &Path, name: &str) -> String {
     let Ok(entries) = std::fs::read_dir(folder) else { return String::new() };
-    let names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     recipe::nearest(name, names.iter().map(String::as_str))
 }
 
@@ -192,7 +197,10 @@ fn accept_import(jobs: &Jobs, import: &Import) -> Result<Memory, Problem> {
         Imported::EncoderAdapter | Imported::ExpanderAdapter => {
             for file in ["adapter_config.json", "adapter_model.safetensors"] {
                 if !path.join(file).is_file() {
-                    let detail = format!("{}: {file} is missing; an adapter is a folder in PEFT's layout", path.display());
+                    let detail = format!(
+                        "{}: {file} is missing; an adapter is a folder in PEFT's layout",
+                        path.display()
+                    );
                     return Err(wrong_path(detail));
                 }
             }

@@ -72,8 +72,13 @@ struct Told {
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum ChildEvent {
-    StageStarted { stage: String, why: String },
-    StageSkipped { stage: String },
+    StageStarted {
+        stage: String,
+        why: String,
+    },
+    StageSkipped {
+        stage: String,
+    },
     Progress {
         stage: String,
         unit: String,
@@ -83,14 +88,24 @@ enum ChildEvent {
         #[serde(default)]
         figures: Map<String, Value>,
     },
-    Note { stage: String, text: String },
-    StageFinished { stage: String },
+    Note {
+        stage: String,
+        text: String,
+    },
+    StageFinished {
+        stage: String,
+    },
     #[serde(other)]
     Other,
 }
 
 impl Attempt {
-    pub(super) fn new(jobs: Arc<Jobs>, record: &JobRecord, stop: &CancellationToken, cancel: &CancellationToken) -> Self {
+    pub(super) fn new(
+        jobs: Arc<Jobs>,
+        record: &JobRecord,
+        stop: &CancellationToken,
+        cancel: &CancellationToken,
+    ) -> Self {
         let folder = jobs.settings.folder.join(&record.id);
         let either = stop.child_token();
         let (cancel, both) = (cancel.clone(), either.clone());
@@ -125,7 +140,10 @@ impl Attempt {
     }
 
     /// Lets the job remember something; durable when this returns.
-    pub(super) async fn remember(&self, remember: impl FnOnce(&mut Memory) + Send + 'static) -> Result<(), Broken> {
+    pub(super) async fn remember(
+        &self,
+        remember: impl FnOnce(&mut Memory) + Send + 'static,
+    ) -> Result<(), Broken> {
         let (jobs, number) = (self.jobs.clone(), self.number);
         let remembered =
             tokio::task::spawn_blocking(move || jobs.change(number, |record| remember(&mut record.memory)));
@@ -219,7 +237,9 @@ impl Attempt {
     /// Runs a child; its stages are told as `<part>/<stage>`.
     pub(super) async fn child(&self, part: &str, arguments: Vec<OsString>) -> Result<(), Broken> {
         let spec = ChildSpec { arguments, log: self.folder.join("child.log") };
-        let end = child::run(&self.jobs.settings.child, spec, &self.stop, |event| self.child_event(part, event)).await;
+        let end =
+            child::run(&self.jobs.settings.child, spec, &self.stop, |event| self.child_event(part, event))
+                .await;
         match end {
             Ok(ChildEnd::Done) => Ok(()),
             Ok(ChildEnd::Failed(detail)) => {
@@ -240,14 +260,16 @@ impl Attempt {
             ChildEvent::StageStarted { stage, why } => self.stage(&format!("{part}/{stage}"), &why),
             ChildEvent::StageSkipped { .. } | ChildEvent::StageFinished { .. } => self.stage_done(),
             ChildEvent::Note { stage, text } => self.note(&format!("{part}/{stage}"), &text),
-            ChildEvent::Progress { stage, unit, done, total, eta_seconds, figures } => self.progress(|progress| {
-                progress.count(&unit, done, total);
-                progress.eta_seconds = eta_seconds;
-                if unit == "steps" {
-                    training_step(progress, &stage, done, total, &figures);
-                }
-                progress.figures = figures;
-            }),
+            ChildEvent::Progress { stage, unit, done, total, eta_seconds, figures } => {
+                self.progress(|progress| {
+                    progress.count(&unit, done, total);
+                    progress.eta_seconds = eta_seconds;
+                    if unit == "steps" {
+                        training_step(progress, &stage, done, total, &figures);
+                    }
+                    progress.figures = figures;
+                })
+            }
             ChildEvent::Other => {}
         }
     }

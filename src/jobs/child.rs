@@ -123,8 +123,12 @@ pub(super) async fn run(
     }
     let said = last_words(&spec.log, begun_at);
     Ok(match status.code() {
-        Some(code) if code == i32::from(ORPHANED) => ChildEnd::BrokenOff("its standard input was closed".into()),
-        Some(code) if said.is_empty() => ChildEnd::Failed(format!("it ended with code {code} and said nothing")),
+        Some(code) if code == i32::from(ORPHANED) => {
+            ChildEnd::BrokenOff("its standard input was closed".into())
+        }
+        Some(code) if said.is_empty() => {
+            ChildEnd::Failed(format!("it ended with code {code} and said nothing"))
+        }
         Some(_) => ChildEnd::Failed(said),
         None => ChildEnd::BrokenOff(format!("it was ended by {status}")),
     })
@@ -152,7 +156,9 @@ fn start(settings: &ChildSettings, spec: &ChildSpec, log: std::fs::File) -> anyh
     nice.arg("-n").arg(settings.niceness.to_string()).arg(&settings.program);
     match prepared(nice)?.spawn() {
         Ok(child) => return Ok(child),
-        Err(error) => tracing::warn!(%error, "`nice` can't be run: the job runs at the server's own priority"),
+        Err(error) => {
+            tracing::warn!(%error, "`nice` can't be run: the job runs at the server's own priority")
+        }
     }
     prepared(Command::new(&settings.program))?.spawn().with_context(|| format!("{program}: can't be run"))
 }
@@ -194,7 +200,9 @@ fn last_words(log: &Path, begun_at: u64) -> String {
     let text = read().unwrap_or_default();
     match text.rfind("error: ") {
         Some(at) => text[at + "error: ".len()..].trim().to_owned(),
-        None => text.lines().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("; "),
+        None => {
+            text.lines().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("; ")
+        }
     }
 }
 
@@ -225,7 +233,11 @@ pub fn end_with_parent() {
 mod tests {
     use super::*;
 
-    async fn shell(script: &str, memory_bytes: Option<u64>, stop: &CancellationToken) -> (ChildEnd, Vec<Value>, String) {
+    async fn shell(
+        script: &str,
+        memory_bytes: Option<u64>,
+        stop: &CancellationToken,
+    ) -> (ChildEnd, Vec<Value>, String) {
         let folder = tempfile::tempdir().unwrap();
         let settings = ChildSettings { program: "/bin/sh".into(), memory_bytes, niceness: 19, api_key: None };
         let log = folder.path().join("log");
@@ -238,7 +250,8 @@ mod tests {
     #[tokio::test]
     async fn events_come_through_and_the_rest_goes_to_the_log() {
         let stop = CancellationToken::new();
-        let script = r#"echo '{"event":"note"}'; echo noise; echo "on the side" >&2; nice; echo "{\"nice\":$(nice)}""#;
+        let script =
+            r#"echo '{"event":"note"}'; echo noise; echo "on the side" >&2; nice; echo "{\"nice\":$(nice)}""#;
         let (end, events, log) = shell(script, None, &stop).await;
         assert_eq!(end, ChildEnd::Done);
         assert_eq!(events[0]["event"], "note");
@@ -270,7 +283,10 @@ mod tests {
         // A string that doubles until it is over the limit.
         let script = "x=0123456789; while :; do x=$x$x; [ ${#x} -lt 30000000 ] || sleep 30; done";
         let (end, ..) = shell(script, Some(16 << 20), &CancellationToken::new()).await;
-        assert!(matches!(end, ChildEnd::OverMemory(ref why) if why.contains("--job-memory-mib allows 16")), "{end:?}");
+        assert!(
+            matches!(end, ChildEnd::OverMemory(ref why) if why.contains("--job-memory-mib allows 16")),
+            "{end:?}"
+        );
     }
 
     #[tokio::test]

@@ -46,10 +46,15 @@ pub(super) async fn run(attempt: &Attempt, evaluate: &Evaluate) -> Result<Value,
 }
 
 /// Runs the child, and reads what it found.
-pub(super) async fn compare(attempt: &Attempt, comparison: Comparison<'_>) -> Result<EvaluationOutcome, Broken> {
+pub(super) async fn compare(
+    attempt: &Attempt,
+    comparison: Comparison<'_>,
+) -> Result<EvaluationOutcome, Broken> {
     let folder = attempt.folder.join("evaluation");
-    let serve: ServeOptions = serde_json::from_value(attempt.jobs.settings.serve.clone())
-        .map_err(|error| Problem::new(Code::Internal, format!("the server's options can't be handed on: {error}")))?;
+    let serve: ServeOptions =
+        serde_json::from_value(attempt.jobs.settings.serve.clone()).map_err(|error| {
+            Problem::new(Code::Internal, format!("the server's options can't be handed on: {error}"))
+        })?;
     let spec = EvaluationSpec {
         serve,
         candidate: side(attempt, &comparison.candidate)?,
@@ -74,13 +79,17 @@ pub(super) async fn compare(attempt: &Attempt, comparison: Comparison<'_>) -> Re
     let path = folder.join(OUTCOME_FILE);
     let read = tokio::task::spawn_blocking(move || fs_err::read(&path));
     let bytes = read.await.map_err(|error| disk(&error))??;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Problem::new(Code::Internal, format!("the evaluation left no outcome: {error}")).into())
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Problem::new(Code::Internal, format!("the evaluation left no outcome: {error}")).into()
+    })
 }
 
 fn side(attempt: &Attempt, id: &str) -> Result<Side, Problem> {
     let folder = attempt.host().bundle_folder(id).ok_or_else(|| {
-        Problem::new(Code::NotFound, format!("there is no bundle `{id}` any more; GET /admin/bundles lists them"))
+        Problem::new(
+            Code::NotFound,
+            format!("there is no bundle `{id}` any more; GET /admin/bundles lists them"),
+        )
     })?;
     Ok(Side { id: id.to_owned(), folder })
 }

@@ -111,8 +111,11 @@ pub async fn run(spec: &EvaluationSpec, observer: &dyn Observer) -> anyhow::Resu
         let candidate = Box::pin(task.side(&spec.candidate, "candidate")).await?;
         let mut compared = None;
         if let Some(against) = &against {
-            let comparison =
-                significance::compare_values(&candidate.values, &against.values, &significance::Options::default())?;
+            let comparison = significance::compare_values(
+                &candidate.values,
+                &against.values,
+                &significance::Options::default(),
+            )?;
             compared = Some(Compared::from(comparison));
             if spec.decide_on.as_ref().is_none_or(|names| names.contains(&planned.name)) {
                 outcome.decided_on.push(planned.name.clone());
@@ -171,7 +174,8 @@ impl Task<'_> {
         let done = run.join(DONE_FILE);
         if done.is_file() {
             self.observer.observe(&Event::StageSkipped { stage: &stage });
-            return serde_json::from_slice(&fs_err::read(&done)?).with_context(|| format!("{}", done.display()));
+            return serde_json::from_slice(&fs_err::read(&done)?)
+                .with_context(|| format!("{}", done.display()));
         }
         self.observer.observe(&Event::StageStarted { stage: &stage, why: &side.id });
         let started = std::time::Instant::now();
@@ -209,7 +213,11 @@ impl Task<'_> {
             .await?;
             if report.refused > 0 {
                 let first = report.first_refused.first().map_or("", |refused| refused.detail.as_str());
-                bail!("{}: {} documents were refused, the first because {first}", self.planned.name, report.refused);
+                bail!(
+                    "{}: {} documents were refused, the first because {first}",
+                    self.planned.name,
+                    report.refused
+                );
             }
             write_whole(&ingested, b"")?;
         }

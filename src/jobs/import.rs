@@ -41,7 +41,8 @@ async fn take(attempt: &Attempt, import: &Import) -> Result<String, Broken> {
         let out = attempt.folder.join("bundle");
         let (what, made) = (import.what, out.clone());
         let name = import.name.clone().unwrap_or_else(|| attempt.id.clone());
-        let assembled = tokio::task::spawn_blocking(move || assemble(&base, &active, what, &path, &made, &name));
+        let assembled =
+            tokio::task::spawn_blocking(move || assemble(&base, &active, what, &path, &made, &name));
         assembled.await.map_err(|error| disk(&error))?.map_err(|error| {
             Problem::new(Code::InvalidRequest, format!("the bundle can't be put together: {error}"))
         })?;
@@ -91,7 +92,8 @@ fn assemble(
     kept.extend(manifest.gate.as_deref());
     kept.retain(|name| *name != place);
     let stays = |file: &str| kept.iter().any(|name| file == *name || file.starts_with(&format!("{name}/")));
-    let files = old.files.iter().filter(|(file, _)| stays(file)).map(|(file, hash)| (file.clone(), hash.clone()));
+    let files =
+        old.files.iter().filter(|(file, _)| stays(file)).map(|(file, hash)| (file.clone(), hash.clone()));
     let carried = Manifest { files: files.collect(), ..old.clone() };
     bundle::copy_owned(base, &carried, out)?;
     copy_folder(part, &out.join(place))?;
@@ -118,7 +120,8 @@ fn replace(manifest: &mut Manifest, what: Imported) -> Result<&'static str, expa
             Ok(ENCODER)
         }
         Imported::Expander => {
-            manifest.expander = Some(ExpanderPart { model: EXPANDER.to_owned(), adapter: None, remote_model: None });
+            manifest.expander =
+                Some(ExpanderPart { model: EXPANDER.to_owned(), adapter: None, remote_model: None });
             Ok(EXPANDER)
         }
         Imported::ExpanderAdapter => match &mut manifest.expander {
@@ -126,7 +129,9 @@ fn replace(manifest: &mut Manifest, what: Imported) -> Result<&'static str, expa
                 expander.adapter = Some(EXPANDER_ADAPTER.to_owned());
                 Ok(EXPANDER_ADAPTER)
             }
-            _ => Err(input("the active bundle has no language model in this process that an adapter could be for")),
+            _ => Err(input(
+                "the active bundle has no language model in this process that an adapter could be for",
+            )),
         },
     }
 }
@@ -160,8 +165,11 @@ mod tests {
     #[test]
     fn a_part_takes_its_place_and_what_no_longer_fits_is_left_out() {
         let folder = tempfile::tempdir().unwrap();
-        let (base, part, out) = (folder.path().join("base"), folder.path().join("part"), folder.path().join("out"));
-        for (path, text) in [("base/encoder/config.json", "old"), ("base/gate.json", "{}"), ("part/config.json", "new")] {
+        let (base, part, out) =
+            (folder.path().join("base"), folder.path().join("part"), folder.path().join("out"));
+        for (path, text) in
+            [("base/encoder/config.json", "old"), ("base/gate.json", "{}"), ("part/config.json", "new")]
+        {
             let path = folder.path().join(path);
             fs_err::create_dir_all(path.parent().unwrap()).unwrap();
             fs_err::write(path, text).unwrap();
@@ -183,9 +191,15 @@ mod tests {
         let made = bundle::read(&out).unwrap();
         bundle::prove(&out, &made).unwrap();
         assert_eq!(fs_err::read_to_string(out.join("encoder/config.json")).unwrap(), "new");
-        assert_eq!((made.gate, made.defaults.query_weight, made.parents), (None, None, vec!["bundle-1".to_owned()]));
+        assert_eq!(
+            (made.gate, made.defaults.query_weight, made.parents),
+            (None, None, vec!["bundle-1".to_owned()])
+        );
         assert_eq!(made.expander.unwrap().adapter.as_deref(), Some("expander-adapter"));
-        assert_eq!(made.files.keys().collect::<Vec<_>>(), ["encoder/config.json", "expander-adapter/adapter_config.json"]);
+        assert_eq!(
+            made.files.keys().collect::<Vec<_>>(),
+            ["encoder/config.json", "expander-adapter/adapter_config.json"]
+        );
 
         assemble(&base, "bundle-1", Imported::Expander, &part, &out, "new").unwrap();
         let made = bundle::read(&out).unwrap();

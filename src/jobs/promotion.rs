@@ -46,7 +46,8 @@ pub fn decide(rule: &Promotion, outcome: Option<&EvaluationOutcome>) -> Decision
         When::Always => (true, "the rule is always".to_owned()),
         When::Significant | When::NotWorse => match (outcome, compared) {
             (Some(outcome), Some(compared)) => {
-                let unequal = outcome.collections.iter().find(|c| is_deciding(outcome, c) && degraded_unequally(c));
+                let unequal =
+                    outcome.collections.iter().find(|c| is_deciding(outcome, c) && degraded_unequally(c));
                 weigh(rule, compared.difference, compared.p_value, &regressions, unequal)
             }
             _ => (false, "nothing was compared".to_owned()),
@@ -71,7 +72,8 @@ fn weigh(
 ) -> (bool, String) {
     let Promotion { metric, alpha, max_regression, .. } = rule;
     if let Some(Regression { collection, difference }) = regressions.first() {
-        let why = format!("{metric} on {collection} falls by {:.4}, and {max_regression} is allowed", -difference);
+        let why =
+            format!("{metric} on {collection} falls by {:.4}, and {max_regression} is allowed", -difference);
         return (false, why);
     }
     let is_significant = p_value < *alpha;
@@ -131,7 +133,11 @@ mod tests {
     use crate::jobs::outcome::{Compared, SideOutcome};
 
     /// Collections by difference and degraded answers of both; the average's difference and p-value.
-    fn outcome(collections: &[(&str, f64, usize, usize)], difference: f64, p_value: f64) -> EvaluationOutcome {
+    fn outcome(
+        collections: &[(&str, f64, usize, usize)],
+        difference: f64,
+        p_value: f64,
+    ) -> EvaluationOutcome {
         let collections: Vec<CollectionOutcome> = collections
             .iter()
             .map(|(name, difference, ours, theirs)| CollectionOutcome {

@@ -128,7 +128,11 @@ impl Jobs {
     ///
     /// # Errors
     /// `invalid_request` for what can't work, or a key that was used for another request; `overloaded` when too many wait.
-    pub async fn submit(self: &Arc<Self>, request: JobRequest, key: Option<&str>) -> Result<JobRecord, Problem> {
+    pub async fn submit(
+        self: &Arc<Self>,
+        request: JobRequest,
+        key: Option<&str>,
+    ) -> Result<JobRecord, Problem> {
         let sha256 = request_sha256(&request);
         let key = key.map(|key| UsedKey { key: key.to_owned(), number: 0, request_sha256: sha256 });
         if let Some(earlier) = self.earlier(key.as_ref())? {
@@ -200,7 +204,9 @@ impl Jobs {
         let table = self.table.lock();
         let waiting = table.records.values().filter(|record| record.status == JobStatus::Queued).count();
         if waiting >= self.settings.queue {
-            let detail = format!("{waiting} jobs wait already, as many as --jobs-queue allows; wait for one, or cancel one");
+            let detail = format!(
+                "{waiting} jobs wait already, as many as --jobs-queue allows; wait for one, or cancel one"
+            );
             return Err(Problem::overloaded(detail, 60));
         }
         Ok(())
@@ -209,7 +215,8 @@ impl Jobs {
     /// The jobs, newest first.
     pub fn list(&self, status: Option<JobStatus>, limit: usize) -> Vec<JobRecord> {
         let table = self.table.lock();
-        let wanted = table.records.values().rev().filter(|record| status.is_none_or(|status| record.status == status));
+        let wanted =
+            table.records.values().rev().filter(|record| status.is_none_or(|status| record.status == status));
         wanted.take(limit).cloned().collect()
     }
 
@@ -220,7 +227,9 @@ impl Jobs {
     pub fn get(&self, id: &str) -> Result<JobRecord, Problem> {
         let table = self.table.lock();
         let record = table.numbers.get(id).and_then(|number| table.records.get(number));
-        record.cloned().ok_or_else(|| Problem::new(Code::NotFound, format!("there is no job `{id}`; it may have been removed")))
+        record.cloned().ok_or_else(|| {
+            Problem::new(Code::NotFound, format!("there is no job `{id}`; it may have been removed"))
+        })
     }
 
     /// Follows what happens to a job, behind the event `after`.
@@ -249,10 +258,14 @@ impl Jobs {
         }
         let jobs = self.clone();
         let cancelled = tokio::task::spawn_blocking(move || {
-            jobs.change_if(record.number, |status| status == JobStatus::Queued, |record| {
-                record.status = JobStatus::Cancelled;
-                record.finished_at = Some(now());
-            })
+            jobs.change_if(
+                record.number,
+                |status| status == JobStatus::Queued,
+                |record| {
+                    record.status = JobStatus::Cancelled;
+                    record.finished_at = Some(now());
+                },
+            )
         });
         let (record, changed) = cancelled.await.map_err(|error| disk(&error))??;
         match (changed, record.status) {
@@ -262,9 +275,10 @@ impl Jobs {
             }
             // It began in between.
             (false, JobStatus::Running) => Box::pin(self.cancel(id)).await,
-            (false, status) => {
-                Err(Problem::new(Code::Conflict, format!("job `{id}` has ended already: it is {}", status.name())))
-            }
+            (false, status) => Err(Problem::new(
+                Code::Conflict,
+                format!("job `{id}` has ended already: it is {}", status.name()),
+            )),
         }
     }
 
@@ -443,9 +457,12 @@ pub(super) fn disk(error: &dyn std::fmt::Display) -> Problem {
 }
 
 async fn remove_folder(folder: PathBuf) {
-    let removed = tokio::task::spawn_blocking(move || {
-        if folder.exists() { fs_err::remove_dir_all(&folder) } else { Ok(()) }
-    });
+    let removed =
+        tokio::task::spawn_blocking(
+            move || {
+                if folder.exists() { fs_err::remove_dir_all(&folder) } else { Ok(()) }
+            },
+        );
     if let Ok(Err(error)) = removed.await {
         tracing::error!(%error, "the folder of a job that was not accepted can't be removed");
     }

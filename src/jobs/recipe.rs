@@ -89,7 +89,8 @@ fn text(jobs: &Jobs, retrain: &Retrain) -> Result<String, Errors> {
 fn recipe_names(folder: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let mut names: Vec<String> = names.filter_map(|name| name.strip_suffix(".toml").map(str::to_owned)).collect();
+    let mut names: Vec<String> =
+        names.filter_map(|name| name.strip_suffix(".toml").map(str::to_owned)).collect();
     names.sort();
     names
 }
@@ -137,7 +138,8 @@ fn pair_sources(
         }
         let frozen = data.join(format!("dataset-{i}.jsonl"));
         let copied = fs_err::create_dir_all(&data).map_err(|error| error.to_string());
-        let copied = copied.and_then(|()| jobs.host.copy_dataset(name, &frozen).map_err(|problem| problem.detail));
+        let copied =
+            copied.and_then(|()| jobs.host.copy_dataset(name, &frozen).map_err(|problem| problem.detail));
         match copied {
             Ok(()) => sources.push(source(&format!("dataset-{name}"), frozen)),
             Err(detail) => errors.push(wrong(pointer, detail)),
@@ -164,7 +166,9 @@ fn source(name: &str, path: PathBuf) -> SourceSettings {
 fn parse(text: &str, retrain: &Retrain, sources: &[SourceSettings], place: &str) -> Result<Recipe, Errors> {
     let mut given: Vec<(String, String)> = Vec::new();
     for (key, value) in &retrain.overrides {
-        if matches!(key.as_str(), "output" | "data.sources") || key.starts_with("data.sources.") && retrain.pairs.only {
+        if matches!(key.as_str(), "output" | "data.sources")
+            || key.starts_with("data.sources.") && retrain.pairs.only
+        {
             let detail = "is the job's own; leave it out (pairs come from /pairs)";
             return Err(vec![wrong(format!("/overrides/{key}"), detail)]);
         }
@@ -202,7 +206,8 @@ fn parse(text: &str, retrain: &Retrain, sources: &[SourceSettings], place: &str)
 
 fn inline(sources: &[SourceSettings]) -> String {
     let one = |source: &SourceSettings| {
-        let (name, path) = (Value::from(source.name.clone()), Value::from(source.path.to_string_lossy().into_owned()));
+        let (name, path) =
+            (Value::from(source.name.clone()), Value::from(source.path.to_string_lossy().into_owned()));
         format!("{{ name = {name}, path = {path} }}")
     };
     sources.iter().map(one).collect::<Vec<_>>().join(", ")
@@ -214,7 +219,9 @@ fn toml_value(value: &Value) -> String {
         Value::Null => "none".to_owned(),
         Value::Array(values) => format!("[{}]", values.iter().map(toml_value).collect::<Vec<_>>().join(", ")),
         Value::Object(members) => {
-            let members = members.iter().map(|(key, value)| format!("{} = {}", Value::from(key.as_str()), toml_value(value)));
+            let members = members
+                .iter()
+                .map(|(key, value)| format!("{} = {}", Value::from(key.as_str()), toml_value(value)));
             format!("{{ {} }}", members.collect::<Vec<_>>().join(", "))
         }
         // Numbers, truth values and strings with their escapes are the same in both.
@@ -266,7 +273,9 @@ fn check_data(
         of.iter().map(|collection| recipe.data_path(&collection.path)).collect()
     };
     paths.extend(collections(&recipe.data.held_out).into_iter().map(|path| ("data.held_out", path)));
-    paths.extend(collections(&recipe.evaluation.collections).into_iter().map(|path| ("evaluation.collections", path)));
+    paths.extend(
+        collections(&recipe.evaluation.collections).into_iter().map(|path| ("evaluation.collections", path)),
+    );
     let settings = &jobs.settings;
     let roots: Vec<PathBuf> = [settings.data_dir.as_path(), settings.recipes_dir.as_path(), folder]
         .iter()
@@ -336,7 +345,8 @@ fn check_stages(recipe: &Recipe, retrain: &Retrain, place: &str, errors: &mut Er
     for (i, name) in stages.iter().enumerate() {
         match Stage::named(name) {
             Ok(stage) if planned.contains(&stage) => wanted.push(stage),
-            Ok(_) => errors.push(wrong(format!("/stages/{i}"), format!("stage {name} is no part of this recipe's run"))),
+            Ok(_) => errors
+                .push(wrong(format!("/stages/{i}"), format!("stage {name} is no part of this recipe's run"))),
             Err(detail) => errors.push(wrong(format!("/stages/{i}"), detail)),
         }
     }
@@ -395,12 +405,17 @@ mod tests {
         ];
         for (value, expected) in cases {
             let text = toml_value(&value);
-            let same = text == expected || text.parse::<f64>().is_ok_and(|number| Some(number) == value.as_f64());
+            let same =
+                text == expected || text.parse::<f64>().is_ok_and(|number| Some(number) == value.as_f64());
             assert!(same, "{value}: {text}");
         }
-        let source = SourceSettings { name: "a \"b\"".into(), path: "/x y".into(), ..SourceSettings::default() };
+        let source =
+            SourceSettings { name: "a \"b\"".into(), path: "/x y".into(), ..SourceSettings::default() };
         let recipe = Recipe::parse("", &[format!("data.sources=[{}]", inline(&[source]))]).unwrap();
-        assert_eq!((recipe.data.sources[0].name.as_str(), recipe.data.sources[0].path.as_path()), ("a \"b\"", Path::new("/x y")));
+        assert_eq!(
+            (recipe.data.sources[0].name.as_str(), recipe.data.sources[0].path.as_path()),
+            ("a \"b\"", Path::new("/x y"))
+        );
     }
 
     #[test]
@@ -410,7 +425,8 @@ mod tests {
             let Value::Object(overrides) = overrides else { panic!() };
             parse(base, &Retrain { overrides, ..Retrain::default() }, &[], "/recipe")
         };
-        let recipe = parse_with(json!({"dpo.epochs": 1, "dpo.learning_rate": 1e-5, "encoder.layers": 2})).unwrap();
+        let recipe =
+            parse_with(json!({"dpo.epochs": 1, "dpo.learning_rate": 1e-5, "encoder.layers": 2})).unwrap();
         assert_eq!((recipe.dpo.epochs, recipe.encoder.layers), (1.0, Some(2)));
         let errors = parse_with(json!({"dpo.epoch": 1, "dpo.epochs": -1, "seed": 3})).unwrap_err();
         let pointers: Vec<&str> = errors.iter().map(|error| error.pointer.as_str()).collect();

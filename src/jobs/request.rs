@@ -217,7 +217,10 @@ impl JobRequest {
     /// `invalid_request` with pointers.
     pub fn parse(mut body: Value) -> Result<Self, Problem> {
         let Some(members) = body.as_object_mut() else {
-            return Err(Problem::field("", "a job is an object such as {\"kind\": \"retrain\", \"recipe\": \"small\"}"));
+            return Err(Problem::field(
+                "",
+                "a job is an object such as {\"kind\": \"retrain\", \"recipe\": \"small\"}",
+            ));
         };
         let kind = members.remove("kind");
         let request = match kind.as_ref().and_then(Value::as_str) {
@@ -226,7 +229,9 @@ impl JobRequest {
             Some("snapshot") => Self::Snapshot(from_value(body)?),
             Some("import") => Self::Import(from_value(body)?),
             Some("evaluate") => Self::Evaluate(from_value(body)?),
-            Some(other) => return Err(Problem::field("/kind", format!("there is no kind `{other}`; use {KINDS}"))),
+            Some(other) => {
+                return Err(Problem::field("/kind", format!("there is no kind `{other}`; use {KINDS}")));
+            }
             None => return Err(Problem::field("/kind", format!("is missing; use {KINDS}"))),
         };
         let errors = request.ranges();
@@ -257,10 +262,16 @@ impl JobRequest {
                 check_metric(&retrain.promotion.metric, "/promotion/metric", &mut errors);
                 let Promotion { alpha, max_regression, .. } = retrain.promotion;
                 if !(alpha > 0.0 && alpha < 1.0) {
-                    errors.push(wrong("/promotion/alpha", format!("{alpha} is not between 0 and 1; 0.05 is usual")));
+                    errors.push(wrong(
+                        "/promotion/alpha",
+                        format!("{alpha} is not between 0 and 1; 0.05 is usual"),
+                    ));
                 }
                 if !(0.0..=1.0).contains(&max_regression) {
-                    errors.push(wrong("/promotion/max_regression", format!("{max_regression} is not between 0 and 1")));
+                    errors.push(wrong(
+                        "/promotion/max_regression",
+                        format!("{max_regression} is not between 0 and 1"),
+                    ));
                 }
                 check_name(retrain.name.as_deref(), &mut errors);
             }
@@ -360,7 +371,13 @@ mod tests {
         });
         assert_eq!(
             pointers(several),
-            ["/evaluate/max_queries", "/evaluate/collections/1", "/promotion/metric", "/promotion/alpha", "/name"]
+            [
+                "/evaluate/max_queries",
+                "/evaluate/collections/1",
+                "/promotion/metric",
+                "/promotion/alpha",
+                "/name"
+            ]
         );
         assert_eq!(pointers(json!({"kind": "evaluate", "collections": []})), ["/collections"]);
     }

@@ -32,8 +32,11 @@ pub(super) async fn run(attempt: &Attempt, retrain: &Retrain) -> Result<Value, B
         None => {
             train(attempt, retrain).await?;
             if !leaves_a_model(attempt) {
-                attempt.note("package", "the stages that were asked for leave no model, so there is no bundle");
-                return Ok(json!({"run": run, "bundle": null, "evaluation": null, "decision": null, "activation": null}));
+                attempt
+                    .note("package", "the stages that were asked for leave no model, so there is no bundle");
+                return Ok(
+                    json!({"run": run, "bundle": null, "evaluation": null, "decision": null, "activation": null}),
+                );
             }
             package(attempt, retrain).await?
         }
@@ -171,7 +174,8 @@ pub(super) async fn activate(attempt: &Attempt, bundle: &str) -> Result<Value, B
             Err(other) => return Err(other),
         }
     }
-    let detail = "another activation was under way all the time; activate the bundle by hand, or resume the job";
+    let detail =
+        "another activation was under way all the time; activate the bundle by hand, or resume the job";
     Err(crate::http::problem::Problem::new(Code::Conflict, detail).into())
 }
 

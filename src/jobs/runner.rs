@@ -129,7 +129,8 @@ impl Jobs {
         let (kind, status) = (record.request.kind(), record.status.name());
         let bundle = record.memory.candidate.as_deref();
         let arguments = json!({"job": record.id, "kind": kind, "status": status, "attempts": record.attempts, "bundle": bundle});
-        let problem = record.problem.as_ref().map(|problem| problem["detail"].as_str().unwrap_or("no detail"));
+        let problem =
+            record.problem.as_ref().map(|problem| problem["detail"].as_str().unwrap_or("no detail"));
         self.host.audit("job.ended", arguments, problem.map_or(Ok(()), Err));
     }
 }

@@ -46,7 +46,11 @@ impl Store {
         for entry in transaction.open_table(JOBS)?.iter()? {
             let (number, bytes) = entry?;
             let record: JobRecord = serde_json::from_slice(bytes.value()).with_context(|| {
-                format!("{}: job {} is of another form; was it written by another version?", path.display(), number.value())
+                format!(
+                    "{}: job {} is of another form; was it written by another version?",
+                    path.display(),
+                    number.value()
+                )
             })?;
             records.push(record);
         }

@@ -163,7 +163,12 @@ impl World {
             recipes_dir: RECIPES.into(),
             data_dir: Path::new(RECIPES).join("smoke"),
             models_dir: folder.path().join("models"),
-            child: ChildSettings { program: FAKE_CHILD.into(), memory_bytes: None, niceness: 0, api_key: None },
+            child: ChildSettings {
+                program: FAKE_CHILD.into(),
+                memory_bytes: None,
+                niceness: 0,
+                api_key: None,
+            },
             attempts: 3,
             queue: 2,
             kept: 5,
@@ -251,12 +256,18 @@ async fn a_retraining_is_watched_evaluated_decided_and_activated() {
     let result = record.result.unwrap();
     assert_eq!(result["bundle"], "bundle-new");
     assert_eq!(result["against"], "bundle-old");
-    assert_eq!((&result["decision"]["promote"], &result["decision"]["p_value"]), (&json!(true), &json!(0.01)));
+    assert_eq!(
+        (&result["decision"]["promote"], &result["decision"]["p_value"]),
+        (&json!(true), &json!(0.01))
+    );
     assert_eq!(result["activation"]["active"], "bundle-new");
     assert_eq!(world.host.calls(), ["package of bundle-old", "import", "activate bundle-new"]);
     assert_eq!((record.attempts, record.stage), (1, None));
     let trained = &record.progress.trainings["dpo"];
-    assert_eq!((&trained["loss"], &trained["reward_margin"], &trained["steps"]), (&json!(0.5), &json!(0.3), &json!(2)));
+    assert_eq!(
+        (&trained["loss"], &trained["reward_margin"], &trained["steps"]),
+        (&json!(0.5), &json!(0.3), &json!(2))
+    );
 
     let events = events(&jobs, &job.id).await;
     let ids: Vec<u64> = events.iter().map(|event| event["id"].as_u64().unwrap()).collect();
@@ -264,12 +275,18 @@ async fn a_retraining_is_watched_evaluated_decided_and_activated() {
     let stages: Vec<&str> =
         events.iter().filter(|e| e["event"] == "stage").map(|e| e["stage"].as_str().unwrap()).collect();
     assert_eq!(stages, ["train/dpo", "train/contrastive", "package", "import", "activate"]);
-    let statuses: Vec<&str> =
-        events.iter().filter(|e| e["event"] == "status").map(|e| e["job"]["status"].as_str().unwrap()).collect();
+    let statuses: Vec<&str> = events
+        .iter()
+        .filter(|e| e["event"] == "status")
+        .map(|e| e["job"]["status"].as_str().unwrap())
+        .collect();
     assert_eq!(statuses, ["queued", "running", "succeeded"]);
     let step = events.iter().find(|event| event["event"] == "progress").unwrap();
     let progress = &step["progress"];
-    assert_eq!((&progress["step"], &progress["steps"], &progress["fraction"]), (&json!(1), &json!(2), &json!(0.5)));
+    assert_eq!(
+        (&progress["step"], &progress["steps"], &progress["fraction"]),
+        (&json!(1), &json!(2), &json!(0.5))
+    );
     assert_eq!((&progress["eta_seconds"], &progress["reward_margin"]), (&json!(3.5), &json!(0.1)));
 
     // What ran is what was checked: the whole recipe, with the run in the job's folder.
@@ -287,14 +304,21 @@ async fn a_rule_that_does_not_hold_leaves_the_live_bundle() {
         world.outcome(difference, p_value);
         let job = jobs.submit(retrain(json!({ "when": when })), None).await.unwrap();
         let result = until(&jobs, &job.id, JobStatus::Succeeded).await.result.unwrap();
-        assert_eq!((&result["decision"]["promote"], &result["activation"]), (&json!(false), &json!(null)), "{when}");
+        assert_eq!(
+            (&result["decision"]["promote"], &result["activation"]),
+            (&json!(false), &json!(null)),
+            "{when}"
+        );
         assert_eq!(world.host.active_bundle(), "bundle-old", "{when}");
     }
 }
 
 #[tokio::test]
 async fn an_activation_waits_for_its_turn_and_a_changed_live_bundle_is_not_replaced() {
-    let changes = TRAINS.replace("evaluate_bundles() {", "evaluate_bundles() {\n    while [ ! -e \"$job/../go\" ]; do sleep 0.02; done");
+    let changes = TRAINS.replace(
+        "evaluate_bundles() {",
+        "evaluate_bundles() {\n    while [ ! -e \"$job/../go\" ]; do sleep 0.02; done",
+    );
     let world = World::new(&changes);
     world.outcome(0.05, 0.01);
     let (jobs, _guard) = world.run();
@@ -362,7 +386,8 @@ async fn a_killed_child_is_begun_again_until_that_was_too_often() {
 
 #[tokio::test]
 async fn jobs_are_cancelled_while_they_wait_and_while_they_run() {
-    let world = World::new(&TRAINS.replace("train() {", "train() {\n    [ -e \"$job/../go\" ] || exec sleep 60"));
+    let world =
+        World::new(&TRAINS.replace("train() {", "train() {\n    [ -e \"$job/../go\" ] || exec sleep 60"));
     world.outcome(0.0, 1.0);
     let (jobs, _guard) = world.run();
     let first = jobs.submit(retrain(json!({})), None).await.unwrap();
@@ -381,10 +406,12 @@ async fn jobs_are_cancelled_while_they_wait_and_while_they_run() {
 
 #[test]
 fn a_restarted_server_goes_on_without_doing_twice_what_is_remembered() {
-    let slow = TRAINS.replace("evaluate_bundles() {", "evaluate_bundles() {\n    [ -e \"$job/../go\" ] || exec sleep 60");
+    let slow = TRAINS
+        .replace("evaluate_bundles() {", "evaluate_bundles() {\n    [ -e \"$job/../go\" ] || exec sleep 60");
     let world = World::new(&slow);
     world.outcome(0.05, 0.01);
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let killed = runtime();
     let id = killed.block_on(async {
         let (jobs, guard) = world.run();
@@ -416,7 +443,8 @@ fn a_restarted_server_goes_on_without_doing_twice_what_is_remembered() {
 
 #[test]
 fn an_orderly_stop_is_not_held_against_a_job() {
-    let world = World::new(&TRAINS.replace("train() {", "train() {\n    [ -e \"$job/../go\" ] || exec sleep 60"));
+    let world =
+        World::new(&TRAINS.replace("train() {", "train() {\n    [ -e \"$job/../go\" ] || exec sleep 60"));
     world.outcome(0.0, 1.0);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let id = runtime.block_on(async {
@@ -451,7 +479,8 @@ async fn keys_name_one_request_and_the_queue_is_bounded() {
     let full = jobs.submit(snapshot(), None).await.unwrap_err();
     assert_eq!((full.code, full.retry_after_seconds), (Code::Overloaded, Some(60)));
     assert_eq!(jobs.submit(snapshot(), Some("a")).await.unwrap().id, first.id, "also while it is full");
-    let listed: Vec<u64> = jobs.list(Some(JobStatus::Queued), 10).iter().map(|record| record.number).collect();
+    let listed: Vec<u64> =
+        jobs.list(Some(JobStatus::Queued), 10).iter().map(|record| record.number).collect();
     assert_eq!(listed, [2, 1]);
     assert_eq!(jobs.list(None, 1).len(), 1);
     assert_eq!(jobs.get("job-unknown").unwrap_err().code, Code::NotFound);
@@ -485,7 +514,11 @@ async fn what_cannot_work_is_refused_at_once() {
         (json!({"kind": "retrain", "recipe": "smke"}), vec!["/recipe"], "did you mean `smoke`"),
         (json!({"kind": "retrain", "recipe": "../smoke"}), vec!["/recipe"], "not a plain path"),
         (json!({"kind": "retrain", "recipe_toml": "nonsense ="}), vec!["/recipe_toml"], "TOML"),
-        (json!({"kind": "retrain", "recipe": "smoke", "overrides": {"dpo.epoch": 1}}), vec!["/overrides/dpo.epoch"], "did you mean"),
+        (
+            json!({"kind": "retrain", "recipe": "smoke", "overrides": {"dpo.epoch": 1}}),
+            vec!["/overrides/dpo.epoch"],
+            "did you mean",
+        ),
         (
             json!({"kind": "retrain", "recipe": "smoke", "overrides": {"encoder.model": "no-such-encoder"}}),
             vec!["/overrides/encoder.model"],
@@ -496,15 +529,31 @@ async fn what_cannot_work_is_refused_at_once() {
             vec!["/overrides/data.folder"; 2],
             "No such file",
         ),
-        (json!({"kind": "retrain", "recipe": "smoke", "stages": ["pears"]}), vec!["/stages/0"], "no stage `pears`"),
-        (json!({"kind": "retrain", "recipe": "smoke", "stages": ["candidates"]}), vec!["/stages"], "needs stage pairs"),
+        (
+            json!({"kind": "retrain", "recipe": "smoke", "stages": ["pears"]}),
+            vec!["/stages/0"],
+            "no stage `pears`",
+        ),
+        (
+            json!({"kind": "retrain", "recipe": "smoke", "stages": ["candidates"]}),
+            vec!["/stages"],
+            "needs stage pairs",
+        ),
         (
             json!({"kind": "retrain", "recipe": "smoke", "pairs": {"datasets": ["mne"]}}),
             vec!["/pairs/datasets/0"],
             "did you mean `mine`",
         ),
-        (json!({"kind": "retrain", "recipe": "smoke", "pairs": {"feedback": true}}), vec!["/pairs/feedback"], "--feedback on"),
-        (json!({"kind": "retrain", "recipe": "smoke", "pairs": {"only": true}}), vec!["/pairs/only"], "no pairs"),
+        (
+            json!({"kind": "retrain", "recipe": "smoke", "pairs": {"feedback": true}}),
+            vec!["/pairs/feedback"],
+            "--feedback on",
+        ),
+        (
+            json!({"kind": "retrain", "recipe": "smoke", "pairs": {"only": true}}),
+            vec!["/pairs/only"],
+            "no pairs",
+        ),
         (
             json!({"kind": "retrain", "recipe": "smoke", "evaluate": {"collections": ["colection", ".."]}}),
             vec!["/evaluate/collections/0", "/evaluate/collections/1"],
@@ -580,6 +629,10 @@ async fn what_the_service_does_itself_is_a_job_as_well() {
     let job = jobs.submit(request(body), None).await.unwrap();
     let record = until(&jobs, &job.id, JobStatus::Succeeded).await;
     assert_eq!(record.result.unwrap()["evaluation"]["decided_on"], json!(["collection"]));
-    assert_eq!(record.memory.against.as_deref(), Some("bundle-old"), "the live bundle, unless another is named");
+    assert_eq!(
+        record.memory.against.as_deref(),
+        Some("bundle-old"),
+        "the live bundle, unless another is named"
+    );
     assert_eq!(world.host.calls(), ["snapshot", "reindex"]);
 }

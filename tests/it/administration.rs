@@ -118,7 +118,7 @@ async fn only_admin_keys_get_in_and_the_others_are_written_down() {
     for key in ["unknown-key", "write-key", "admin-key"] {
         assert!(!audit_text(&double).contains(key), "{key}");
     }
-    let without = Double::new(Setup::default());
+    let without = Double::new(Setup::default()).await;
     assert_eq!(
         without.send("GET", "/admin/audit", None, Some(ADMIN)).await.0,
         404,

@@ -112,7 +112,8 @@ impl Workshop {
         body: Option<Value>,
         headers: &[(&str, &str)],
     ) -> (u16, Option<String>, String) {
-        let mut request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {KEY}"));
+        let mut request =
+            Request::builder().method(method).uri(path).header("authorization", format!("Bearer {KEY}"));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -159,7 +160,10 @@ async fn jobs_are_started_watched_and_ended_over_http() {
     let place = location.unwrap();
     let job: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(place, format!("/admin/jobs/{}", job["id"].as_str().unwrap()));
-    assert_eq!((&job["kind"], &job["status"], &job["attempts"]), (&json!("evaluate"), &json!("queued"), &json!(0)));
+    assert_eq!(
+        (&job["kind"], &job["status"], &job["attempts"]),
+        (&json!("evaluate"), &json!("queued"), &json!(0))
+    );
     assert_eq!(job["request"]["collections"], json!(["collection"]));
     let (status, again, _) = workshop.send("POST", "/admin/jobs", Some(body), &key).await;
     assert_eq!((status, again.as_ref()), (202, Some(&place)));
@@ -174,7 +178,11 @@ async fn jobs_are_started_watched_and_ended_over_http() {
         let (_, job) = workshop.json("GET", &place, None).await;
         if job["stage"] == "evaluate/candidate/collection" && job["progress"]["done"] == 2 {
             let progress = &job["progress"];
-            assert_eq!((&progress["fraction"], &progress["eta_seconds"]), (&json!(0.5), &json!(1.5)), "{job}");
+            assert_eq!(
+                (&progress["fraction"], &progress["eta_seconds"]),
+                (&json!(0.5), &json!(1.5)),
+                "{job}"
+            );
             break;
         }
         assert!(start.elapsed() < Duration::from_secs(30), "{job}");
@@ -192,7 +200,9 @@ async fn jobs_are_started_watched_and_ended_over_http() {
     let ids: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
     assert!(ids.len() >= 8, "{text}");
     assert!(text.contains("event: progress") && text.contains("event: stage"), "{text}");
-    let (_, _, rest) = workshop.send("GET", &format!("{place}/events"), None, &[("last-event-id", ids[ids.len() - 2])]).await;
+    let (_, _, rest) = workshop
+        .send("GET", &format!("{place}/events"), None, &[("last-event-id", ids[ids.len() - 2])])
+        .await;
     assert_eq!(rest.matches("id: ").count(), 1, "{rest}");
     assert!(rest.contains("\"status\":\"succeeded\""), "{rest}");
 }
@@ -200,9 +210,12 @@ async fn jobs_are_started_watched_and_ended_over_http() {
 #[tokio::test]
 async fn what_is_wrong_with_a_job_is_said_with_the_usual_problems() {
     let workshop = Workshop::open().await;
-    let (status, problem) = workshop.json("POST", "/admin/jobs", Some(json!({"kind": "evaluate", "collections": ["colection"]}))).await;
+    let (status, problem) = workshop
+        .json("POST", "/admin/jobs", Some(json!({"kind": "evaluate", "collections": ["colection"]})))
+        .await;
     assert_eq!((status, &problem["errors"][0]["pointer"]), (422, &json!("/collections/0")), "{problem}");
-    let (status, problem) = workshop.json("POST", "/admin/jobs", Some(json!({"kind": "snapshot", "x": 1}))).await;
+    let (status, problem) =
+        workshop.json("POST", "/admin/jobs", Some(json!({"kind": "snapshot", "x": 1}))).await;
     assert_eq!((status, &problem["errors"][0]["pointer"]), (422, &json!("/x")), "{problem}");
     let body = json!({"kind": "evaluate", "collections": ["collection"], "expansion": {"count": 99}});
     let (status, problem) = workshop.json("POST", "/admin/jobs", Some(body)).await;
@@ -228,7 +241,8 @@ async fn what_is_wrong_with_a_job_is_said_with_the_usual_problems() {
 async fn a_reindexing_and_a_snapshot_of_the_real_service_are_jobs() {
     let workshop = Workshop::open().await;
     for kind in ["reindex", "snapshot"] {
-        let (status, location, text) = workshop.send("POST", "/admin/jobs", Some(json!({"kind": kind})), &[]).await;
+        let (status, location, text) =
+            workshop.send("POST", "/admin/jobs", Some(json!({"kind": kind})), &[]).await;
         assert_eq!(status, 202, "{text}");
         let job = workshop.until(&location.unwrap(), "succeeded").await;
         assert!(job["result"].is_object(), "{job}");
@@ -247,7 +261,8 @@ async fn a_reindexing_and_a_snapshot_of_the_real_service_are_jobs() {
 async fn fill(server: &Server) -> usize {
     let corpus = fs_err::read_to_string(Path::new(SMOKE).join("collection/corpus.jsonl")).unwrap();
     let request = server.client.post(format!("{}/documents/bulk", server.url)).bearer_auth(KEY);
-    let response = request.header("content-type", "application/x-ndjson").body(corpus.clone()).send().await.unwrap();
+    let response =
+        request.header("content-type", "application/x-ndjson").body(corpus.clone()).send().await.unwrap();
     let report: Value = response.json().await.unwrap();
     assert_eq!(report["failed"], 0, "{report}");
     corpus.lines().count()
@@ -263,8 +278,11 @@ struct Searches {
 
 impl Searches {
     fn start() -> Self {
-        let (url, stop, answered) =
-            (Arc::new(Mutex::new(None::<String>)), Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (url, stop, answered) = (
+            Arc::new(Mutex::new(None::<String>)),
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicUsize::new(0)),
+        );
         let (from, stopped, counter) = (url.clone(), stop.clone(), answered.clone());
         let task = tokio::spawn(async move {
             let client = reqwest::Client::new();
@@ -288,7 +306,10 @@ impl Searches {
                             counter.fetch_add(1, Ordering::Relaxed);
                         }
                     } else {
-                        assert!(from.lock().unwrap().is_none(), "a search failed, and nobody killed the server");
+                        assert!(
+                            from.lock().unwrap().is_none(),
+                            "a search failed, and nobody killed the server"
+                        );
                     }
                 }
                 tokio::time::sleep(Duration::from_millis(40)).await;
@@ -413,7 +434,11 @@ async fn a_retraining_over_http_survives_kills_is_refused_and_then_promoted() {
     assert_eq!(record["status"], "succeeded", "{record}");
     assert!(record["attempts"].as_u64().unwrap() as usize > kills.max(rounds), "{record}");
     let result = &record["result"];
-    assert_eq!((&result["decision"]["promote"], &result["activation"]), (&json!(false), &json!(null)), "{result}");
+    assert_eq!(
+        (&result["decision"]["promote"], &result["activation"]),
+        (&json!(false), &json!(null)),
+        "{result}"
+    );
     assert_eq!(result["against"], json!(old));
     let collections = result["evaluation"]["collections"].as_array().unwrap();
     assert_eq!((collections.len(), &collections[0]["queries"]), (1, &json!(8)), "{result}");
