@@ -5,10 +5,11 @@
 
 use std::{
     ffi::OsString,
+    fs::TryLockError,
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -64,6 +65,8 @@ pub(super) enum ChildEnd {
     Stopped,
 }
 
+/// How long a child may take to die: at its priority it gives back its memory slowly.
+const DYING: Duration = Duration::from_secs(120);
 /// How often its memory is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// How much of the log's end an error message may quote.
@@ -79,9 +82,14 @@ pub(super) async fn run(
     stop: &CancellationToken,
     mut event: impl FnMut(Value),
 ) -> anyhow::Result<ChildEnd> {
-    let log = fs_err::OpenOptions::new().create(true).append(true).open(&spec.log)?;
-    let begun_at = fs_err::metadata(&spec.log)?.len();
-    let mut child = start(settings, &spec, log.into_parts().0)?;
+    let Some(log) = own_log(&spec.log, stop).await? else {
+        return Ok(match stop.is_cancelled() {
+            true => ChildEnd::Stopped,
+            false => ChildEnd::BrokenOff("the process of the attempt before is still there".into()),
+        });
+    };
+    let begun_at = log.metadata()?.len();
+    let mut child = start(settings, &spec, log)?;
     let output = child.stdout.take().context("a child has no standard output")?;
     // Held open as long as the child runs.
     let _input = child.stdin.take();
@@ -132,6 +140,25 @@ pub(super) async fn run(
         Some(_) => ChildEnd::Failed(said),
         None => ChildEnd::BrokenOff(format!("it was ended by {status}")),
     })
+}
+
+/// The log, locked. The lock goes to the child with the file, and ends when the last process that has it does: so a child never works
+/// beside the one of an attempt before, which may take its time to die after its server was killed. None if that one lives on.
+async fn own_log(path: &Path, stop: &CancellationToken) -> anyhow::Result<Option<std::fs::File>> {
+    let log = fs_err::OpenOptions::new().create(true).append(true).open(path)?.into_parts().0;
+    let start = Instant::now();
+    while start.elapsed() < DYING {
+        match log.try_lock() {
+            Ok(()) => return Ok(Some(log)),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error).with_context(|| path.display().to_string()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = stop.cancelled() => return Ok(None),
+        }
+    }
+    Ok(None)
 }
 
 fn start(settings: &ChildSettings, spec: &ChildSpec, log: std::fs::File) -> anyhow::Result<Child> {
@@ -271,7 +298,7 @@ mod tests {
     #[tokio::test]
     async fn it_is_stopped_at_once_and_killed_over_its_memory() {
         let stop = CancellationToken::new();
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let stopping = stop.clone();
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -296,5 +323,22 @@ mod tests {
         let script = r#"timeout 0.3 cat; echo "{\"code\":$?}""#;
         let (_, events, _) = shell(script, None, &stop).await;
         assert_eq!(events, [serde_json::json!({"code": 124})]);
+    }
+
+    #[tokio::test]
+    async fn a_child_waits_for_the_one_before_to_die() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings =
+            ChildSettings { program: "/bin/sh".into(), memory_bytes: None, niceness: 0, api_key: None };
+        let spec = |script: &str| ChildSpec {
+            arguments: vec!["-c".into(), script.into()],
+            log: folder.path().join("log"),
+        };
+        // The first one leaves a process behind that has its log, as a child has whose server was killed.
+        let leaves = "sleep 0.7 >/dev/null & echo '{}'";
+        run(&settings, spec(leaves), &CancellationToken::new(), |_| ()).await.unwrap();
+        let started = Instant::now();
+        run(&settings, spec("true"), &CancellationToken::new(), |_| ()).await.unwrap();
+        assert!(started.elapsed() > Duration::from_millis(300), "{:?}", started.elapsed());
     }
 }
