@@ -18,7 +18,7 @@
 //!
 //! - `request`: what a job is asked to do; `record`: what is known of it; `store`, `events`: both on disk.
 //! - `accept`: everything that can be found out before a job waits an hour; `recipe`: recipe, overrides and pairs.
-//! - `queue`: [`Jobs`]; `runner`: one after the other; `attempt`: what a running job tells and remembers.
+//! - `queue`: [`Jobs`]; `submit`: into the queue; `runner`: one after the other; `attempt`: what a running job tells and remembers.
 //! - `child`: a process that computes. `retrain`, `evaluate`, `import`, `simple`: the kinds.
 //! - `evaluation`: the evaluation's child; `outcome`: what it found; `promotion`: what follows from that.
 //! - `host`: what jobs need of the service around them.
@@ -43,6 +43,7 @@ mod runner;
 mod service;
 mod simple;
 mod store;
+mod submit;
 #[cfg(test)]
 mod tests;
 

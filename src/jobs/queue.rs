@@ -1,4 +1,4 @@
-//! The jobs of a service: accepted, listed, cancelled, resumed, forgotten.
+//! The jobs of a service: kept, listed, cancelled, resumed, forgotten.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,17 +9,14 @@ use std::{
 use anyhow::Context;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::{
-    accept,
     child::ChildSettings,
     events::{Events, Follower},
     host::Host,
-    record::{JobRecord, JobStatus, Memory, now},
+    record::{JobRecord, JobStatus, now},
     request::JobRequest,
     store::{Store, UsedKey},
 };
@@ -57,8 +54,8 @@ pub struct Jobs {
     pub(super) host: Arc<dyn Host>,
     pub(super) events: Events,
     /// Held while a record is written, so that a later state is never overwritten by an earlier one.
-    store: Mutex<Store>,
-    table: Mutex<Table>,
+    pub(super) store: Mutex<Store>,
+    pub(super) table: Mutex<Table>,
     /// Somebody should look at the queue.
     pub(super) arrived: Notify,
     /// Cancelled when the server stops.
@@ -66,10 +63,10 @@ pub struct Jobs {
 }
 
 #[derive(Default)]
-struct Table {
-    records: BTreeMap<u64, JobRecord>,
-    numbers: HashMap<String, u64>,
-    keys: HashMap<String, UsedKey>,
+pub(super) struct Table {
+    pub(super) records: BTreeMap<u64, JobRecord>,
+    pub(super) numbers: HashMap<String, u64>,
+    pub(super) keys: HashMap<String, UsedKey>,
     /// The job at work and what cancels it.
     running: Option<(u64, CancellationToken)>,
 }
@@ -120,94 +117,6 @@ impl Jobs {
             if name.starts_with("job-") && !known && entry.path().is_dir() {
                 fs_err::remove_dir_all(entry.path())?;
             }
-        }
-        Ok(())
-    }
-
-    /// Accepts a job. With a key that was used for the same request, the job of then is given.
-    ///
-    /// # Errors
-    /// `invalid_request` for what can't work, or a key that was used for another request; `overloaded` when too many wait.
-    pub async fn submit(
-        self: &Arc<Self>,
-        request: JobRequest,
-        key: Option<&str>,
-    ) -> Result<JobRecord, Problem> {
-        let sha256 = request_sha256(&request);
-        let key = key.map(|key| UsedKey { key: key.to_owned(), number: 0, request_sha256: sha256 });
-        if let Some(earlier) = self.earlier(key.as_ref())? {
-            return Ok(earlier);
-        }
-        self.require_room()?;
-        let id = format!("job-{}", &Uuid::new_v4().simple().to_string()[..12]);
-        let folder = self.settings.folder.join(&id);
-        let memory = match accept::accept(self, &request, &id, &folder).await {
-            Ok(memory) => memory,
-            Err(problem) => {
-                remove_folder(folder).await;
-                return Err(problem);
-            }
-        };
-        let jobs = self.clone();
-        let entered = tokio::task::spawn_blocking(move || jobs.enter(id, request, memory, key));
-        let (record, is_new) = entered.await.map_err(|error| disk(&error))??;
-        if is_new {
-            self.arrived.notify_one();
-        } else {
-            remove_folder(folder).await;
-        }
-        Ok(record)
-    }
-
-    /// Puts a job into the queue, durably; or finds that the same was done in the meantime.
-    fn enter(
-        &self,
-        id: String,
-        request: JobRequest,
-        memory: Memory,
-        key: Option<UsedKey>,
-    ) -> Result<(JobRecord, bool), Problem> {
-        let store = self.store.lock();
-        if let Some(earlier) = self.earlier(key.as_ref())? {
-            return Ok((earlier, false));
-        }
-        self.require_room()?;
-        let number = self.table.lock().records.keys().next_back().map_or(1, |last| last + 1);
-        let record = JobRecord { memory, ..JobRecord::new(id, number, request, now()) };
-        let key = key.map(|key| UsedKey { number, ..key });
-        store.put(&record, key.as_ref()).map_err(|error| disk(&error))?;
-        self.events.status(&record, false);
-        let mut table = self.table.lock();
-        table.numbers.insert(record.id.clone(), number);
-        table.records.insert(number, record.clone());
-        if let Some(key) = key {
-            table.keys.insert(key.key.clone(), key);
-        }
-        Ok((record, true))
-    }
-
-    fn earlier(&self, key: Option<&UsedKey>) -> Result<Option<JobRecord>, Problem> {
-        let Some(key) = key else { return Ok(None) };
-        let table = self.table.lock();
-        let Some(used) = table.keys.get(&key.key) else { return Ok(None) };
-        if used.request_sha256 != key.request_sha256 {
-            let detail = format!(
-                "the idempotency key `{}` was used for another request; use a new key, or send the same body",
-                key.key
-            );
-            return Err(Problem::new(Code::InvalidRequest, detail));
-        }
-        Ok(table.records.get(&used.number).cloned())
-    }
-
-    fn require_room(&self) -> Result<(), Problem> {
-        let table = self.table.lock();
-        let waiting = table.records.values().filter(|record| record.status == JobStatus::Queued).count();
-        if waiting >= self.settings.queue {
-            let detail = format!(
-                "{waiting} jobs wait already, as many as --jobs-queue allows; wait for one, or cancel one"
-            );
-            return Err(Problem::overloaded(detail, 60));
         }
         Ok(())
     }
@@ -436,12 +345,6 @@ impl Jobs {
     }
 }
 
-/// Of the request in one form, whatever the order of its members was.
-fn request_sha256(request: &JobRequest) -> String {
-    let json = serde_json::to_vec(request).unwrap_or_default();
-    Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// A problem as a job keeps it.
 pub(super) fn problem_json(problem: &Problem, job: &str) -> Value {
     let mut value = serde_json::to_value(problem.body(job)).unwrap_or_default();
@@ -454,16 +357,4 @@ pub(super) fn problem_json(problem: &Problem, job: &str) -> Value {
 pub(super) fn disk(error: &dyn std::fmt::Display) -> Problem {
     tracing::error!(%error, "the jobs can't be written or read");
     Problem::new(Code::Internal, format!("the jobs can't be written or read: {error:#}"))
-}
-
-async fn remove_folder(folder: PathBuf) {
-    let removed =
-        tokio::task::spawn_blocking(
-            move || {
-                if folder.exists() { fs_err::remove_dir_all(&folder) } else { Ok(()) }
-            },
-        );
-    if let Ok(Err(error)) = removed.await {
-        tracing::error!(%error, "the folder of a job that was not accepted can't be removed");
-    }
 }
