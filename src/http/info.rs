@@ -37,6 +37,7 @@ pub(super) async fn info(State(state): State<Arc<AppState>>) -> Json<Value> {
         "documents": bundle.index.stats().documents,
         "index": bundle.index.stats(),
         "ingest": state.spool.progress(),
+        "feedback": state.feedback.info(),
         "limits": {
             "top_k": MAX_TOP_K,
             "query_bytes": limits.query_bytes,

@@ -32,10 +32,14 @@ pub(super) async fn search(
     JsonBody(request): JsonBody<SearchRequest>,
 ) -> Result<Response, Problem> {
     let cost = request.cost();
+    let query = state.feedback.is_on().then(|| request.query.clone());
     let bundle = state.service.bundle();
     let checked = state.service.check(&bundle, request)?;
     let _permit = state.service.admission().admit(cost)?;
     let answer = state.service.search(&bundle, checked, context.started, &context.id).await?;
+    if let Some(query) = query {
+        state.feedback.remember(&query, &answer);
+    }
     let timing = HeaderValue::from_str(&answer.timings.server_timing());
     let mut response = Json(answer).into_response();
     if let Ok(timing) = timing {
@@ -106,12 +110,18 @@ async fn one_of_batch(
     request: SearchRequest,
 ) -> BatchResult {
     let request_id = format!("{}/{i}", context.id);
+    let query = state.feedback.is_on().then(|| request.query.clone());
     let answer = async {
         let checked = state.service.check(bundle, request)?;
         state.service.search(bundle, checked, context.started, &request_id).await
     };
     match answer.await {
-        Ok(answer) => BatchResult::Answer(Box::new(answer)),
+        Ok(answer) => {
+            if let Some(query) = query {
+                state.feedback.remember(&query, &answer);
+            }
+            BatchResult::Answer(Box::new(answer))
+        }
         Err(problem) => {
             let problem = problem.under(&format!("/searches/{i}"));
             BatchResult::Problem(FailedSearch { problem, request_id })

@@ -2,6 +2,7 @@
 
 mod configured;
 mod load;
+mod operations;
 mod options;
 
 use std::{
@@ -19,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+pub use operations::{FeedbackSwitch, OperationOptions};
 pub use options::{Changeover, Expansion, Lexical, Limits, Models, Places, Search, ServeOptions};
 
 use self::{configured::configured, load::ServerModels};
@@ -84,6 +86,7 @@ pub async fn serve(
         () = stop.cancelled() => return Ok(()),
     };
     let worker = tokio::spawn(state.spool.clone().work(state.service.clone(), stop.clone()));
+    tokio::spawn(state.feedback.clone().work(stop.clone()));
     let _ = loaded.set(router(state.clone()));
     let bundles = state.bundles.clone();
     let changeover = tokio::spawn(async move { bundles.activate_configured().await });
@@ -170,7 +173,8 @@ async fn load_state(options: &ServeOptions, keys: Keys) -> anyhow::Result<Arc<Ap
     let queue = root.join("queue");
     let spool = Spool::open(&queue, limits.bulk_body_bytes, limits.documents)
         .context("the ingest queue can't be opened")?;
-    Ok(Arc::new(AppState::new(service, spool, keys, limits, bundles)))
+    let operations = options.operations.open(root)?;
+    Ok(Arc::new(AppState::new(service, spool, operations, bundles, keys, limits)))
 }
 
 /// Opens the service's folder and loads the bundle to start with.

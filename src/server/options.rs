@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, ValueEnum};
 use expandr_models::device::DeviceChoice;
 
+use super::operations::OperationOptions;
 use crate::search::request::Ranking;
 
 /// Where things are.
@@ -318,4 +319,7 @@ pub struct ServeOptions {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub limits: Limits,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub operations: OperationOptions,
 }

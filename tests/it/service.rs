@@ -4,9 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, http::Request};
 use expandr::{
+    audit::Audit,
     bundles::{self, BundleSettings, Bundles, Configured},
+    datasets::Datasets,
     documents::{DocumentLimits, Spool},
-    http::{AppState, HttpLimits, auth::Keys, router},
+    feedback::{Feedback, FeedbackSettings},
+    http::{AppState, HttpLimits, Operations, auth::Keys, router},
     metrics::Metrics,
     search::{SearchSettings, check::SearchLimits, request::Ranking},
 };
@@ -23,7 +26,7 @@ use crate::doubles::{self, DoubleModels, ENCODER};
 
 /// A service over doubles, with handles to what happens inside.
 pub(crate) struct Double {
-    router: Router,
+    pub(crate) router: Router,
     pub(crate) state: Arc<AppState>,
     pub(crate) encoder: Arc<HashEncoder>,
     pub(crate) expander: Arc<ScriptedExpander>,
@@ -40,6 +43,7 @@ pub(crate) struct Setup {
     pub(crate) lexical: bool,
     pub(crate) gate: Option<Gate>,
     pub(crate) flags: Defaults,
+    pub(crate) feedback: FeedbackSettings,
 }
 
 impl Default for Setup {
@@ -52,6 +56,13 @@ impl Default for Setup {
             lexical: true,
             gate: None,
             flags: Defaults::default(),
+            feedback: FeedbackSettings {
+                on: false,
+                retention: Duration::from_secs(90 * 86_400),
+                window: Duration::from_secs(3600),
+                memory_bytes: 1 << 20,
+                disk_bytes: 1 << 20,
+            },
         }
     }
 }
@@ -114,19 +125,29 @@ impl Double {
         let spool = Spool::open(&folder.path().join("queue"), 1 << 20, documents)?;
         let metrics = Arc::new(Metrics::new()?);
         let (service, bundles) = Bundles::serve(opened, metrics, settings, BundleSettings::default());
-        let state = Arc::new(AppState::new(service, spool, setup.keys, limits, bundles));
+        let operations = Operations {
+            feedback: Arc::new(Feedback::open(&folder.path().join("feedback"), setup.feedback)?),
+            datasets: Arc::new(Datasets::open(&folder.path().join("datasets"), 1 << 20)?),
+            audit: Arc::new(Audit::open(&folder.path().join("audit.ndjson"), 1 << 20)?),
+        };
+        let state = Arc::new(AppState::new(service, spool, operations, bundles, setup.keys, limits));
         Ok(Self { router: router(state.clone()), state, encoder, expander, models, folder })
     }
 
     /// A double with three documents.
     pub(crate) async fn filled(setup: Setup) -> Self {
+        Self::filled_with_key(setup, None).await
+    }
+
+    /// The same for a service whose documents want a key.
+    pub(crate) async fn filled_with_key(setup: Setup, key: Option<&str>) -> Self {
         let double = Self::new(setup).await;
         let documents = json!({"documents": [
             {"id": "a", "text": "red apples grow on trees", "metadata": {"kind": "fruit", "year": 2001}},
             {"id": "b", "text": "blue whales swim in oceans", "metadata": {"kind": "animal", "year": 2005}},
             {"id": "c", "text": "green frogs jump in ponds", "metadata": {"kind": "animal", "year": 2010}},
         ]});
-        let (status, answer) = double.send("PUT", "/documents", Some(documents), None).await;
+        let (status, answer) = double.send("PUT", "/documents", Some(documents), key).await;
         assert_eq!(status, 201, "{answer}");
         double
     }
