@@ -32,7 +32,6 @@ mod package;
 mod retire;
 mod start;
 mod state;
-mod time;
 
 use std::{
     path::{Path, PathBuf},
@@ -54,9 +53,9 @@ pub use self::{
     models::{LoadModels, refused},
     package::{PackageFacts, package},
     start::{Configured, ConfiguredModels, Opened, open},
-    time::{now, rfc3339},
 };
 use crate::{
+    clock,
     http::problem::{Code, Problem},
     metrics::Metrics,
     search::{SearchService, SearchSettings},
@@ -316,4 +315,9 @@ impl Bundles {
         self.stopping.store(true, Ordering::SeqCst);
         drop(self.service.live().pause_writes().await);
     }
+}
+
+/// This moment, as manifests and answers write it.
+pub(crate) fn now() -> String {
+    clock::text(clock::now())
 }

@@ -13,7 +13,7 @@ use expandr_models::{
 use expandr_training::Recipe;
 use serde_json::{Value, json};
 
-use super::time::now;
+use super::now;
 
 const RECIPE: &str = "recipe.toml";
 /// The files of an adapter that is not the rest of its training.

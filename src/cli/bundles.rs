@@ -1,6 +1,6 @@
 //! `expandr bundles`: which models are served.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
@@ -8,6 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::admin::{Admin, AdminServer, segment, table, text};
+use crate::bundles::{PackageFacts, package};
 
 /// Flags of `expandr bundles`.
 #[derive(Args, Debug)]
@@ -43,6 +44,19 @@ enum BundlesCommand {
         #[arg(long)]
         name: Option<String>,
     },
+    /// Make a bundle's folder of a finished run of `expandr train`. Asks no server.
+    Package {
+        /// The run's folder.
+        run: PathBuf,
+        /// The bundle's folder; one that is there is replaced.
+        out: PathBuf,
+        /// Its name; default: that of the run's folder.
+        #[arg(long)]
+        name: Option<String>,
+        /// The id of a bundle that it comes from; may be repeated.
+        #[arg(long = "parent", value_name = "ID")]
+        parents: Vec<String>,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -58,27 +72,35 @@ const LOOK: Duration = Duration::from_millis(500);
 const SERVER_WAITS_MS: u64 = 2_000;
 
 pub(super) async fn run(args: BundlesArgs) -> anyhow::Result<()> {
-    let admin = args.server.connect()?;
+    let connect = || args.server.connect();
     match args.command {
         BundlesCommand::List => {
+            let admin = connect()?;
             admin.print(&admin.get("/admin/bundles").await?, listed);
-            Ok(())
         }
         BundlesCommand::Activate { id, wait } => {
             let path = format!("/admin/bundles/{}/activate", segment(&id));
-            change(&admin, &path, Some(&id), &wait).await
+            change(&connect()?, &path, Some(&id), &wait).await?;
         }
-        BundlesCommand::Rollback { wait } => change(&admin, "/admin/bundles/rollback", None, &wait).await,
+        BundlesCommand::Rollback { wait } => {
+            change(&connect()?, "/admin/bundles/rollback", None, &wait).await?;
+        }
         BundlesCommand::Import { path, name } => {
+            let admin = connect()?;
             let mut body = json!({ "path": path });
             if let Some(name) = name {
                 body["name"] = name.into();
             }
             let answer = admin.ask(admin.request(Method::POST, "/admin/bundles/import").json(&body)).await?;
             admin.print(&answer, |answer| text(&answer["id"]));
-            Ok(())
+        }
+        BundlesCommand::Package { run, out, name, parents } => {
+            let (from, to, facts) = (run, out.clone(), PackageFacts { name, parents });
+            let manifest = tokio::task::spawn_blocking(move || package(&from, &to, facts)).await??;
+            println!("{}: bundle `{}`, {} files", out.display(), manifest.name, manifest.files.len());
         }
     }
+    Ok(())
 }
 
 /// Asks for another bundle (`wanted`, or the one before), and waits until it is served.

@@ -109,9 +109,9 @@ impl AppState {
         service: Arc<SearchService>,
         spool: Spool,
         operations: Operations,
+        bundles: Arc<Bundles>,
         keys: Keys,
         limits: HttpLimits,
-        bundles: Arc<Bundles>,
     ) -> Self {
         let Operations { feedback, datasets, audit } = operations;
         Self {

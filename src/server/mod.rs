@@ -184,7 +184,7 @@ async fn load_state(options: &ServeOptions, keys: Keys) -> anyhow::Result<Arc<Ap
         .context("the ingest queue can't be opened")?;
     let operations = options.operations.open(root)?;
     let has_admin = keys.has_admin();
-    let state = Arc::new(AppState::new(service, spool, operations, keys, limits, bundles));
+    let state = Arc::new(AppState::new(service, spool, operations, bundles, keys, limits));
     let host = ServiceHost {
         bundles: state.bundles.clone(),
         service: state.service.clone(),

@@ -42,8 +42,8 @@ pub(crate) struct Setup {
     pub(crate) keys: Keys,
     pub(crate) lexical: bool,
     pub(crate) gate: Option<Gate>,
-    pub(crate) feedback: FeedbackSettings,
     pub(crate) flags: Defaults,
+    pub(crate) feedback: FeedbackSettings,
 }
 
 impl Default for Setup {
@@ -55,6 +55,7 @@ impl Default for Setup {
             keys: Keys::new(&[], &[], &[], true).unwrap(),
             lexical: true,
             gate: None,
+            flags: Defaults::default(),
             feedback: FeedbackSettings {
                 on: false,
                 retention: Duration::from_secs(90 * 86_400),
@@ -62,7 +63,6 @@ impl Default for Setup {
                 memory_bytes: 1 << 20,
                 disk_bytes: 1 << 20,
             },
-            flags: Defaults::default(),
         }
     }
 }
@@ -130,7 +130,7 @@ impl Double {
             datasets: Arc::new(Datasets::open(&folder.path().join("datasets"), 1 << 20)?),
             audit: Arc::new(Audit::open(&folder.path().join("audit.ndjson"), 1 << 20)?),
         };
-        let state = Arc::new(AppState::new(service, spool, operations, setup.keys, limits, bundles));
+        let state = Arc::new(AppState::new(service, spool, operations, bundles, setup.keys, limits));
         Ok(Self { router: router(state.clone()), state, encoder, expander, models, folder })
     }
 
