@@ -36,7 +36,7 @@ use crate::{
     },
     jobs::ServiceHost,
     metrics::Metrics,
-    search::{SearchService, SearchSettings, check::SearchLimits, request::Ranking},
+    search::{SearchSettings, check::SearchLimits, request::Ranking},
 };
 
 const MIB: u64 = 1024 * 1024;
