@@ -76,9 +76,7 @@ enum ChildEvent {
         stage: String,
         why: String,
     },
-    StageSkipped {
-        stage: String,
-    },
+    StageSkipped {},
     Progress {
         stage: String,
         unit: String,
@@ -92,9 +90,7 @@ enum ChildEvent {
         stage: String,
         text: String,
     },
-    StageFinished {
-        stage: String,
-    },
+    StageFinished {},
     #[serde(other)]
     Other,
 }
@@ -258,7 +254,7 @@ impl Attempt {
         let Ok(event) = serde_json::from_value(event) else { return };
         match event {
             ChildEvent::StageStarted { stage, why } => self.stage(&format!("{part}/{stage}"), &why),
-            ChildEvent::StageSkipped { .. } | ChildEvent::StageFinished { .. } => self.stage_done(),
+            ChildEvent::StageSkipped {} | ChildEvent::StageFinished {} => self.stage_done(),
             ChildEvent::Note { stage, text } => self.note(&format!("{part}/{stage}"), &text),
             ChildEvent::Progress { stage, unit, done, total, eta_seconds, figures } => {
                 self.progress(|progress| {
