@@ -34,7 +34,18 @@ const SMOKE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/training/recipes/smoke
 const RECIPES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/training/recipes");
 
 fn start(folder: &Path) -> Server {
-    let flags = ["--admin-keys", KEY, "--recipes-dir", RECIPES, "--data-dir", SMOKE, "--job-attempts", "100"];
+    let flags = [
+        "--admin-keys",
+        KEY,
+        "--recipes-dir",
+        RECIPES,
+        "--data-dir",
+        SMOKE,
+        "--job-attempts",
+        "100",
+        "--job-nice",
+        "0",
+    ];
     Server::start(folder, &flags)
 }
 
@@ -53,7 +64,7 @@ const EVALUATES: &str = r#"
 evaluate_bundles() {
     echo '{"event":"stage_started","stage":"candidate/collection","why":"asked for"}'
     echo '{"event":"progress","stage":"candidate/collection","unit":"queries","done":2,"total":4,"eta_seconds":1.5}'
-    [ -e "$job/../go" ] || sleep 60
+    [ -e "$job/../go" ] || exec sleep 60
     echo '{"metric":"ndcg@10","candidate":"a","against":null,"collections":[],"average":null,"decided_on":[]}' > "$job/evaluation/outcome.json"
     echo '{"event":"stage_finished","stage":"candidate/collection","seconds":1,"summary":null}'
 }
