@@ -34,7 +34,7 @@ use crate::{
         router,
     },
     metrics::Metrics,
-    search::{SearchService, SearchSettings, check::SearchLimits, request::Ranking},
+    search::{SearchSettings, check::SearchLimits, request::Ranking},
 };
 
 const MIB: u64 = 1024 * 1024;
