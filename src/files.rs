@@ -31,7 +31,7 @@ pub fn append(path: &Path) -> std::io::Result<fs_err::File> {
 /// A name of its own beside `path` for what will become `path`.
 pub fn partial(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}{PARTIAL}", Uuid::new_v4().simple()));
+    name.push(format!(".{}{PARTIAL}", Uuid::new_v4()));
     name.into()
 }
 

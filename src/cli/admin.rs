@@ -81,6 +81,17 @@ impl Admin {
     }
 }
 
+/// `path` with those parameters that are given.
+pub(super) fn with_parameters(path: &str, given: &[(&str, Option<String>)]) -> String {
+    let mut whole = path.to_owned();
+    for (name, value) in given {
+        let Some(value) = value else { continue };
+        whole.push(if whole.contains('?') { '&' } else { '?' });
+        whole.push_str(&format!("{name}={}", segment(value)));
+    }
+    whole
+}
+
 /// A name as a segment of a path: everything but letters, digits, `-`, `_`, `.` and `~` is percent-encoded.
 pub(super) fn segment(name: &str) -> String {
     let mut encoded = String::with_capacity(name.len());
@@ -133,6 +144,13 @@ mod tests {
     fn names_stay_within_their_segment() {
         assert_eq!(segment("job-1_a.b~"), "job-1_a.b~");
         assert_eq!(segment("../a b?#ä"), "..%2Fa%20b%3F%23%C3%A4");
+    }
+
+    #[test]
+    fn parameters_that_are_given_are_sent() {
+        let given = [("a", None), ("b", Some("x&y=z ä".to_owned())), ("c", Some(String::new()))];
+        assert_eq!(with_parameters("/p", &given), "/p?b=x%26y%3Dz%20%C3%A4&c=");
+        assert_eq!(with_parameters("/p", &given[..1]), "/p");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use reqwest::Method;
 use tokio::io::AsyncWriteExt;
 
 use super::{
-    admin::{Admin, AdminServer, text},
+    admin::{Admin, AdminServer, text, with_parameters},
     client,
 };
 
@@ -82,12 +82,11 @@ async fn export(admin: &Admin, out: Option<PathBuf>) -> anyhow::Result<()> {
 
 async fn delete(admin: &Admin, args: DeleteArgs) -> anyhow::Result<()> {
     let given = [("before", args.before), ("document_id", args.document), ("query", args.query)];
-    let given: Vec<(&str, String)> =
-        given.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect();
-    if given.is_empty() && !args.all {
+    if given.iter().all(|(_, value)| value.is_none()) && !args.all {
         bail!("say what to delete (--before, --document, --query), or --all");
     }
-    let answer = admin.ask(admin.request(Method::DELETE, "/admin/feedback").query(&given)).await?;
+    let path = with_parameters("/admin/feedback", &given);
+    let answer = admin.ask(admin.request(Method::DELETE, &path)).await?;
     admin.print(&answer, |answer| {
         format!("{} deleted, {} left", text(&answer["deleted"]), text(&answer["left"]))
     });

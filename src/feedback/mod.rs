@@ -20,6 +20,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use expandr_index::Index;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 pub use event::{Event, Kind, Selection};
@@ -35,6 +36,8 @@ use crate::{
     search::answer::SearchAnswer,
 };
 
+/// Events that are taken at once: each holds a thread until the disk has it.
+const AT_ONCE: usize = 32;
 /// How often expired events are deleted.
 const RETENTION_ROUND: Duration = Duration::from_secs(3600);
 /// How often answers older than the window are forgotten.
@@ -64,6 +67,7 @@ pub struct Feedback {
     store: Option<Store>,
     /// Taking feedback holds it shared, deleting alone: what is deleted can't come back from a query looked up before.
     deleting: RwLock<()>,
+    permits: Semaphore,
 }
 
 /// Feedback as a client sends it.
@@ -79,6 +83,18 @@ pub struct GivenFeedback {
     /// For a judgment: whether the document answers the query.
     #[serde(default)]
     pub relevant: Option<bool>,
+}
+
+impl GivenFeedback {
+    fn check(&self) -> Result<(), Problem> {
+        match (self.kind, self.relevant) {
+            (Kind::Clicked, Some(_)) => {
+                Err(Problem::field("/relevant", "belongs to kind judged; leave it out for a click"))
+            }
+            (Kind::Judged, None) => Err(Problem::field("/relevant", "a judgment needs true or false")),
+            (Kind::Clicked, None) | (Kind::Judged, Some(_)) => Ok(()),
+        }
+    }
 }
 
 /// What a deletion did.
@@ -115,7 +131,7 @@ impl Feedback {
     pub fn open(folder: &Path, settings: FeedbackSettings) -> std::io::Result<Self> {
         let store = if settings.on || folder.exists() { Some(Store::open(folder)?) } else { None };
         let recent = settings.on.then(|| Recent::new(settings.window, settings.memory_bytes));
-        Ok(Self { settings, recent, store, deleting: RwLock::new(()) })
+        Ok(Self { settings, recent, store, deleting: RwLock::new(()), permits: Semaphore::new(AT_ONCE) })
     }
 
     /// Whether feedback is taken.
@@ -131,6 +147,16 @@ impl Feedback {
         }
     }
 
+    /// A place for one piece of feedback.
+    ///
+    /// # Errors
+    /// `overloaded` when as many as are taken at once are under way.
+    pub fn admit(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        self.permits.try_acquire().map_err(|_| {
+            Problem::overloaded("as much feedback as the server takes at once is under way; try again", 1)
+        })
+    }
+
     /// Keeps a piece of feedback; when this returns it is durable. Blocking.
     ///
     /// # Errors
@@ -138,15 +164,7 @@ impl Feedback {
     /// that can't be meant; `overloaded` when the answer or the disk has had its fill.
     pub fn record(&self, index: &Index, given: &GivenFeedback) -> Result<(), Problem> {
         let (Some(recent), Some(store)) = (&self.recent, &self.store) else { return Err(off()) };
-        match (given.kind, given.relevant) {
-            (Kind::Clicked, Some(_)) => {
-                return Err(Problem::field("/relevant", "belongs to kind judged; leave it out for a click"));
-            }
-            (Kind::Judged, None) => {
-                return Err(Problem::field("/relevant", "a judgment needs true or false"));
-            }
-            _ => {}
-        }
+        given.check()?;
         if store.size().bytes >= self.settings.disk_bytes {
             return Err(full(self.settings.disk_bytes));
         }

@@ -35,12 +35,12 @@ pub(super) async fn audit(State(state): State<Arc<AppState>>, request: Request, 
     let allowed = state.keys.authorize(request.headers(), Role::Admin).is_ok();
     let mut pending = Pending::begin(&state, &request);
     // Who has no key may not make the server read a body.
-    let request = if allowed && is_json(&request) {
+    let request = if allowed && !has_lines(&request) {
         match pending.read_body(request, state.limits.body_bytes).await {
             Ok(request) => request,
             Err(problem) => {
                 let response = problem.into_response();
-                pending.end(&response).await;
+                pending.end(Ending::of(&response)).await;
                 return response;
             }
         }
@@ -48,13 +48,15 @@ pub(super) async fn audit(State(state): State<Arc<AppState>>, request: Request, 
         request
     };
     let response = next.run(request).await;
-    pending.end(&response).await;
+    pending.end(Ending::of(&response)).await;
     response
 }
 
-fn is_json(request: &Request) -> bool {
+/// Whether the body is one of lines, which may be larger than memory.
+fn has_lines(request: &Request) -> bool {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    content_type.is_some_and(|value| value.starts_with("application/json"))
+    let essence = content_type.unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    matches!(essence.as_str(), "application/x-ndjson" | "application/jsonl")
 }
 
 /// Reads that are written down.
@@ -100,7 +102,7 @@ impl Pending {
         }
     }
 
-    /// Takes a JSON body into the arguments, and passes it on.
+    /// Takes a body into the arguments, and passes it on.
     async fn read_body(&mut self, request: Request, limit: usize) -> Result<Request, Problem> {
         let (parts, body) = request.into_parts();
         let mut chunks = body.into_data_stream();
@@ -124,21 +126,34 @@ impl Pending {
         Ok(Request::from_parts(parts, Body::from(bytes)))
     }
 
-    async fn end(mut self, response: &Response) {
+    async fn end(mut self, ending: Ending) {
         let Some(mut entry) = self.entry.take() else { return };
-        let status = response.status();
+        let status = ending.status;
+        if self.is_quiet && !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return;
+        }
         entry.status = Some(status.as_u16());
         entry.took_ms = Some(self.started.elapsed().as_secs_f64() * 1000.0);
+        entry.detail = ending.detail;
         entry.outcome = match status {
             status if status.is_server_error() => Outcome::Failed,
             status if status.is_client_error() => Outcome::Refused,
             _ => Outcome::Done,
         };
-        entry.detail = response.extensions().get::<Problem>().map(|problem| problem.detail.clone());
-        if self.is_quiet && !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            return;
-        }
         self.audit.record_request(entry, self.key.as_deref()).await;
+    }
+}
+
+/// How a request was answered.
+struct Ending {
+    status: StatusCode,
+    detail: Option<String>,
+}
+
+impl Ending {
+    fn of(response: &Response) -> Self {
+        let problem = response.extensions().get::<Problem>();
+        Self { status: response.status(), detail: problem.map(|problem| problem.detail.clone()) }
     }
 }
 

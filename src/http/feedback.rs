@@ -48,6 +48,7 @@ pub(super) async fn give(
     if !wrong.is_empty() {
         return Err(Problem::fields(wrong));
     }
+    let _permit = state.feedback.admit()?;
     let (feedback, index) = (state.feedback.clone(), state.service.bundle().index.clone());
     blocking(move || feedback.record(&index, &given)).await?;
     let answer = json!({"status": "kept", "request_id": &*context.id});

@@ -17,7 +17,7 @@ use uuid::Uuid;
 pub(super) use job::NotSucceeded;
 
 use self::job::Job;
-use super::admin::{Admin, AdminServer, segment, table, text};
+use super::admin::{Admin, AdminServer, segment, table, text, with_parameters};
 
 /// Flags of `expandr jobs`.
 #[derive(Args, Debug)]
@@ -94,14 +94,9 @@ pub(super) async fn run(args: JobsArgs) -> anyhow::Result<()> {
     match args.command {
         JobsCommand::Start(start) => start_job(&admin, start).await,
         JobsCommand::List { status, limit } => {
-            let mut request = admin.request(Method::GET, "/admin/jobs");
-            if let Some(status) = status {
-                request = request.query(&[("status", status)]);
-            }
-            if let Some(limit) = limit {
-                request = request.query(&[("limit", limit)]);
-            }
-            admin.print(&admin.ask(request).await?, listed);
+            let limit = limit.map(|limit| limit.to_string());
+            let path = with_parameters("/admin/jobs", &[("status", status), ("limit", limit)]);
+            admin.print(&admin.get(&path).await?, listed);
             Ok(())
         }
         JobsCommand::Show { id } => {
