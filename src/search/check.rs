@@ -270,7 +270,7 @@ pub(super) mod tests {
         }
     }
 
-    fn grounds<'a>(limits: &SearchLimits, gate: Option<&'a Gate>) -> Grounds<'a> {
+    pub(in crate::search) fn grounds<'a>(limits: &SearchLimits, gate: Option<&'a Gate>) -> Grounds<'a> {
         Grounds { defaults: SearchDefaults::of(limits, Defaults::default(), true), gate }
     }
 

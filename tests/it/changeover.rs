@@ -19,7 +19,6 @@ use expandr::{
     http::{auth::Keys, problem::Code},
 };
 use expandr_models::{
-    Encoder,
     bundle::{BUNDLE_FILE, Defaults, ExpansionDefault, Manifest},
     expander::{PromptTemplate, Q2D, clean},
     testing::{HashEncoder, Script},
