@@ -216,11 +216,11 @@ impl Bundles {
 
     /// Every registered bundle, oldest first.
     pub fn list(&self) -> Vec<BundleRecord> {
-        let state = self.state.get();
+        let (active, state) = (self.active(), self.state.get());
         let record = |(id, manifest): (String, Manifest)| BundleRecord {
             name: manifest.name.clone(),
             created_at: manifest.created_at.clone(),
-            active: id == state.active,
+            active: id == active,
             previous: state.previous.as_ref() == Some(&id),
             id,
             manifest,
@@ -235,7 +235,7 @@ impl Bundles {
 
     /// The id of the bundle that answers.
     pub fn active(&self) -> String {
-        self.state.get().active
+        self.service.bundle().id.to_string()
     }
 
     /// The id of the bundle to which a rollback leads.

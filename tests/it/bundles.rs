@@ -43,6 +43,8 @@ fn query(n: usize) -> Value {
     json!({"query": query, "top_k": 5, "filter": {"eq": {"kind": "fixed"}}, "include_text": false, "expansion": expansion})
 }
 const QUERIES: usize = 60;
+/// What is freed goes back to the system a moment later.
+const SETTLING: Duration = Duration::from_millis(1000);
 
 /// A bundle with the first two layers of the default encoder.
 fn shallow(folder: &Path) -> PathBuf {
@@ -251,6 +253,7 @@ async fn bundles_change_under_load_without_a_failed_request() {
         let (status, answer) = post(&server, path, json!({"wait_ms": 30_000})).await;
         let active = if round % 2 == 1 { &other } else { &deep };
         assert_eq!((status, &answer["active"]), (200, &json!(active)), "round {round}: {answer}");
+        tokio::time::sleep(SETTLING).await;
         memory.push(resident_mib(&server));
         let (count, p50, p99) = load.latencies();
         println!(
@@ -262,7 +265,6 @@ async fn bundles_change_under_load_without_a_failed_request() {
             answer["kept"],
             memory[round - 1]
         );
-        tokio::time::sleep(Duration::from_millis(300)).await;
     }
     stop.store(true, Ordering::SeqCst);
     for task in tasks {
