@@ -18,6 +18,8 @@ use std::{
 
 use expandr_index::Index;
 use expandr_models::bundle::{self, Manifest};
+use parking_lot::Mutex;
+use tokio::sync::OwnedMutexGuard;
 
 use super::{
     Activation, ActivationProgress, Bundles, Ended, OnProgress, Stage, Underway,
@@ -56,39 +58,48 @@ struct Target {
     encoder: String,
 }
 
-/// What `/info` shows of it ends with it, however that is.
-struct Shown<'a>(&'a Bundles);
+/// An activation whose turn it is. Dropped, it gives way to others.
+pub struct Begun {
+    id: String,
+    manifest: Manifest,
+    kind: Kind,
+    started: Instant,
+    /// What `/info` shows of it ends with it, however that is.
+    underway: Arc<Mutex<Option<Underway>>>,
+    _turn: OwnedMutexGuard<()>,
+}
 
-impl Drop for Shown<'_> {
+impl Drop for Begun {
     fn drop(&mut self) {
-        *self.0.underway.lock() = None;
+        *self.underway.lock() = None;
     }
 }
 
 impl Bundles {
-    /// One activation, if none is under way.
-    pub(super) async fn run(
-        &self,
-        id: &str,
-        kind: Kind,
-        progress: OnProgress<'_>,
-    ) -> Result<Activation, Problem> {
+    /// Takes the turn, if nobody has it.
+    pub(super) fn begin(&self, id: &str, kind: Kind) -> Result<Begun, Problem> {
         let Some(manifest) = self.catalog.get(id) else {
-            return Err(Problem::new(
-                Code::NotFound,
-                format!("there is no bundle `{id}`; GET /admin/bundles lists them"),
-            ));
+            let detail = format!("there is no bundle `{id}`; GET /admin/bundles lists them");
+            return Err(Problem::new(Code::NotFound, detail));
         };
-        let Ok(_turn) = self.turn.clone().try_lock_owned() else {
+        let Ok(turn) = self.turn.clone().try_lock_owned() else {
             let other =
                 self.underway().map_or_else(String::new, |underway| format!(" (to {})", underway.bundle));
             let detail = format!("another activation is under way{other}; wait for its end");
             return Err(Problem::new(Code::Conflict, detail));
         };
-        let started = Instant::now();
-        let first = ActivationProgress { stage: Stage::Prove, done: 0, total: 0 };
-        *self.underway.lock() = Some(Underway { bundle: id.into(), started_at: now(), progress: first });
-        let _shown = Shown(self);
+        let progress = ActivationProgress { stage: Stage::Prove, done: 0, total: 0 };
+        *self.underway.lock() = Some(Underway { bundle: id.into(), started_at: now(), progress });
+        tracing::info!(bundle = id, ?kind, "activation begins");
+        let (underway, started) = (self.underway.clone(), Instant::now());
+        Ok(Begun { id: id.into(), manifest, kind, started, underway, _turn: turn })
+    }
+
+    /// Does what was begun.
+    ///
+    /// # Errors
+    /// As [`Bundles::activate`].
+    pub async fn finish(&self, begun: Begun, progress: OnProgress<'_>) -> Result<Activation, Problem> {
         let report = |stage, done, total| {
             let at = ActivationProgress { stage, done, total };
             if let Some(underway) = self.underway.lock().as_mut() {
@@ -96,12 +107,11 @@ impl Bundles {
             }
             progress(at);
         };
-        tracing::info!(bundle = id, ?kind, "activation begins");
-        let mut result = self.change(id, &manifest, kind, &report).await;
+        let mut result = self.change(&begun.id, &begun.manifest, begun.kind, &report).await;
         if let Ok(activation) = &mut result {
-            activation.took_ms = milliseconds(started.elapsed());
+            activation.took_ms = milliseconds(begun.started.elapsed());
         }
-        self.conclude(id, &result);
+        self.conclude(&begun.id, &result);
         result
     }
 

@@ -13,6 +13,8 @@ use expandr_index::{Index, IndexConfig, StoreInfo, inspect};
 use expandr_models::EncoderInfo;
 use parking_lot::Mutex;
 
+use super::apart;
+
 /// The store's file in an index's folder. Until an index's folder had a name of its own, it was the service's folder.
 const STORE: &str = "documents.redb";
 
@@ -95,7 +97,7 @@ impl Indexes {
         Ok(index)
     }
 
-    /// As [`Indexes::get`], on a thread that may block.
+    /// As [`Indexes::get`], without blocking.
     ///
     /// # Errors
     /// As [`Indexes::get`].
@@ -106,7 +108,7 @@ impl Indexes {
     ) -> anyhow::Result<Arc<Index>> {
         let (indexes, name) = (self.clone(), name.to_owned());
         let (encoder, dimension) = (encoder.id.clone(), encoder.dimension);
-        tokio::task::spawn_blocking(move || indexes.get(&name, &encoder, dimension)).await?
+        apart("open-index", move || indexes.get(&name, &encoder, dimension)).await?
     }
 
     /// Removes an index from the disk, unless it is open. Failing is no harm: it is only logged.

@@ -14,6 +14,7 @@
 //! - `state`: `active.json`; `catalog`: the registered bundles; `indexes`: the indexes' folders.
 //! - `models`: from a manifest to a loaded bundle.
 //! - `catch_up`: what makes one index hold what another holds; `pace`: how fast.
+//! - `apart`: threads for loading and dropping.
 //! - `activation`: the change from one bundle to another, step by step; `retire`: what becomes of the old one.
 //! - `start`: which bundle a server starts with.
 //! - `package`: from a run folder of `expandr train` to a bundle's folder.
@@ -22,6 +23,7 @@
 //! holds every document and no write is under way.
 
 mod activation;
+mod apart;
 mod catalog;
 mod catch_up;
 mod indexes;
@@ -46,14 +48,15 @@ use expandr_models::bundle::Manifest;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-pub(crate) use self::live::Pause;
-use self::{catalog::Catalog, indexes::Indexes, state::StateFile};
 pub use self::{
+    activation::Begun,
     live::{Live, Write},
     models::{LoadModels, refused},
     package::{PackageFacts, package},
     start::{Configured, ConfiguredModels, Opened, open},
 };
+pub(crate) use self::{apart::apart, live::Pause};
+use self::{catalog::Catalog, indexes::Indexes, state::StateFile};
 use crate::{
     clock,
     http::problem::{Code, Problem},
@@ -181,7 +184,7 @@ pub struct Bundles {
     settings: BundleSettings,
     /// Held by the activation under way.
     turn: Arc<tokio::sync::Mutex<()>>,
-    underway: Mutex<Option<Underway>>,
+    underway: Arc<Mutex<Option<Underway>>>,
     ended: Mutex<Option<Ended>>,
     /// A configuration that becomes the remembered one with the activation of its bundle.
     pending: Mutex<Option<state::ConfiguredState>>,
@@ -206,7 +209,7 @@ impl Bundles {
             service: service.clone(),
             settings,
             turn: Arc::default(),
-            underway: Mutex::new(None),
+            underway: Arc::default(),
             ended: Mutex::new(None),
             pending: Mutex::new(pending),
             stopping: AtomicBool::new(false),
@@ -216,11 +219,11 @@ impl Bundles {
 
     /// Every registered bundle, oldest first.
     pub fn list(&self) -> Vec<BundleRecord> {
-        let state = self.state.get();
+        let (active, state) = (self.active(), self.state.get());
         let record = |(id, manifest): (String, Manifest)| BundleRecord {
             name: manifest.name.clone(),
             created_at: manifest.created_at.clone(),
-            active: id == state.active,
+            active: id == active,
             previous: state.previous.as_ref() == Some(&id),
             id,
             manifest,
@@ -235,7 +238,7 @@ impl Bundles {
 
     /// The id of the bundle that answers.
     pub fn active(&self) -> String {
-        self.state.get().active
+        self.service.bundle().id.to_string()
     }
 
     /// The id of the bundle to which a rollback leads.
@@ -274,7 +277,8 @@ impl Bundles {
     /// `not_found` for an unknown id, `conflict` while another activation is under way, `invalid_request` for a bundle that
     /// can't be used here; the old bundle then goes on.
     pub async fn activate(&self, id: &str, progress: OnProgress<'_>) -> Result<Activation, Problem> {
-        self.run(id, activation::Kind::Activate, progress).await
+        let begun = self.begin_activation(id)?;
+        self.finish(begun, progress).await
     }
 
     /// Makes the bundle before the active one active again.
@@ -282,13 +286,30 @@ impl Bundles {
     /// # Errors
     /// `conflict` when there is none; else as [`Bundles::activate`].
     pub async fn rollback(&self, progress: OnProgress<'_>) -> Result<Activation, Problem> {
+        let begun = self.begin_rollback()?;
+        self.finish(begun, progress).await
+    }
+
+    /// The first half of [`Bundles::activate`]: with its result the turn is taken, and [`Bundles::finish`] does the rest.
+    ///
+    /// # Errors
+    /// `not_found`, `conflict`.
+    pub fn begin_activation(&self, id: &str) -> Result<Begun, Problem> {
+        self.begin(id, activation::Kind::Activate)
+    }
+
+    /// The first half of [`Bundles::rollback`].
+    ///
+    /// # Errors
+    /// `conflict`.
+    pub fn begin_rollback(&self) -> Result<Begun, Problem> {
         let Some(previous) = self.previous() else {
             return Err(Problem::new(
                 Code::Conflict,
                 "there is no bundle to roll back to: none was active before",
             ));
         };
-        self.activate(&previous, progress).await
+        self.begin_activation(&previous)
     }
 
     /// Embeds every document anew with the active bundle's encoder, into a fresh index that takes the old one's place.
@@ -297,7 +318,8 @@ impl Bundles {
     /// As [`Bundles::activate`].
     pub async fn reindex(&self, progress: OnProgress<'_>) -> Result<Activation, Problem> {
         let active = self.active();
-        self.run(&active, activation::Kind::Reindex, progress).await
+        let begun = self.begin(&active, activation::Kind::Reindex)?;
+        self.finish(begun, progress).await
     }
 
     /// Activates the bundle of changed flags, if `open` found that its documents have to be embedded first.

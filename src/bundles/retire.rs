@@ -7,6 +7,7 @@ use std::{
 
 use expandr_index::Index;
 
+use super::apart;
 use crate::bundle::Bundle;
 
 /// Between two looks at who still holds it.
@@ -23,8 +24,7 @@ pub(super) async fn retire(old: Arc<Bundle>, kept: &Arc<Index>, timeout: Duratio
     };
     let Bundle { index, encoder, expander, .. } = bundle;
     // Their threads end with their last holder; dropping may block.
-    let dropping = tokio::task::spawn_blocking(move || drop((encoder, expander)));
-    if let Err(error) = dropping.await {
+    if let Err(error) = apart("drop-models", move || drop((encoder, expander))).await {
         tracing::error!(%error, "dropping the old models broke");
     }
     if Arc::ptr_eq(&index, kept) {
@@ -34,7 +34,7 @@ pub(super) async fn retire(old: Arc<Bundle>, kept: &Arc<Index>, timeout: Duratio
         tracing::warn!(bundle = %id, "somebody still reads the old index; it is closed with that one's end");
         return;
     };
-    match tokio::task::spawn_blocking(move || index.close()).await {
+    match apart("close-index", move || index.close()).await {
         Ok(Ok(())) => tracing::debug!(bundle = %id, "the old bundle is gone"),
         Ok(Err(error)) => {
             tracing::warn!(%error, "the old index is closed, and its next opening will take longer")

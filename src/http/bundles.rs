@@ -1,6 +1,6 @@
 //! `GET /admin/bundles`, `POST /admin/bundles/{id}/activate`, `/admin/bundles/rollback`, `/admin/bundles/import`.
 
-use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -18,7 +18,7 @@ use super::{
     body::{JsonBody, parse},
     problem::{Code, Problem},
 };
-use crate::bundles::{Activation, Bundles};
+use crate::bundles::{Begun, Bundles};
 
 /// How long an activation's request waits for its end when it doesn't say.
 const WAIT_MS: u64 = 10_000;
@@ -73,24 +73,19 @@ async fn activate(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let wait = Wait::read(&body, &state)?;
-    let bundles = state.bundles.clone();
-    answer(&state.bundles, wait, async move { bundles.activate(&id, &|_| ()).await }).await
+    answer(&state.bundles, wait, state.bundles.begin_activation(&id)?).await
 }
 
 async fn rollback(State(state): State<Arc<AppState>>, body: Bytes) -> Result<Response, Problem> {
     let wait = Wait::read(&body, &state)?;
-    let bundles = state.bundles.clone();
-    answer(&state.bundles, wait, async move { bundles.rollback(&|_| ()).await }).await
+    answer(&state.bundles, wait, state.bundles.begin_rollback()?).await
 }
 
 /// 200 with what was done, or 202 when it takes longer than `wait`: it then goes on, and `/admin/bundles` shows how far it is.
-async fn answer(
-    bundles: &Bundles,
-    wait: Duration,
-    activation: impl Future<Output = Result<Activation, Problem>> + Send + 'static,
-) -> Result<Response, Problem> {
+async fn answer(bundles: &Arc<Bundles>, wait: Duration, begun: Begun) -> Result<Response, Problem> {
     // A task of its own: it must not end with a client that goes away.
-    let task = tokio::spawn(activation);
+    let doing = bundles.clone();
+    let task = tokio::spawn(async move { doing.finish(begun, &|_| ()).await });
     match tokio::time::timeout(wait, task).await {
         Ok(Ok(ended)) => Ok(Json(ended?).into_response()),
         Ok(Err(error)) => {

@@ -21,7 +21,7 @@ use expandr_models::{
 };
 
 use super::options::{ExpanderEngine, ExpanderPrecision, Models};
-use crate::bundles::LoadModels;
+use crate::bundles::{LoadModels, apart};
 
 /// Loads models as the flags of a server say.
 pub(super) struct ServerModels {
@@ -43,7 +43,7 @@ impl LoadModels for ServerModels {
             queue_capacity: self.models.encoder_queue,
             ..EncoderOptions::default()
         };
-        let encoder = tokio::task::spawn_blocking(move || -> anyhow::Result<Arc<dyn Encoder>> {
+        let encoder = apart("load-encoder", move || -> anyhow::Result<Arc<dyn Encoder>> {
             let path = bundle::encoder_place(&models_dir, &folder, &manifest)?;
             Ok(expandr_models::encoder::load(&path, &options)?)
         })

@@ -19,7 +19,6 @@ use expandr::{
     http::{auth::Keys, problem::Code},
 };
 use expandr_models::{
-    Encoder,
     bundle::{BUNDLE_FILE, Defaults, ExpansionDefault, Manifest},
     expander::{PromptTemplate, Q2D, clean},
     testing::{HashEncoder, Script},
@@ -112,9 +111,12 @@ impl Bench {
         self.admin("POST", &path, Some(json!({"wait_ms": 15_000}))).await
     }
 
+    /// Which bundle answers; that on the disk is the same.
     fn active(&self) -> usize {
-        let active = self.double.state.service.bundle().id.to_string();
-        assert_eq!(active, self.double.state.bundles.active(), "memory and disk agree");
+        let active = self.double.state.bundles.active();
+        let written = fs_err::read(self.double.folder.path().join("active.json")).unwrap();
+        let written: Value = serde_json::from_slice(&written).unwrap();
+        assert_eq!(written["active"], active, "memory and disk agree");
         self.ids.iter().position(|id| *id == active).unwrap()
     }
 
@@ -136,6 +138,11 @@ impl Bench {
         let (query_vector, passage_vector) = (encoder.vector(query), encoder.vector(&passage));
         for hit in answer["hits"].as_array().unwrap() {
             let vector = encoder.vector(hit["text"].as_str().unwrap());
+            if hit["explain"]["query_cosine"].is_null() {
+                // Overwritten between the search and this look at its vector.
+                assert!(hit["id"].as_str().unwrap().contains('-'), "nobody writes it: {hit}");
+                continue;
+            }
             for (stated, expected) in [
                 (&hit["explain"]["query_cosine"], dot(&vector, &query_vector)),
                 (&hit["explain"]["expansion_cosines"][0], dot(&vector, &passage_vector)),
@@ -305,7 +312,7 @@ async fn one_activation_at_a_time_and_everybody_sees_it() {
     assert_eq!(info["bundles"]["activation"]["bundle"], bench.ids[1], "{info}");
     assert_eq!(info["bundle"]["id"], bench.ids[0], "the old one serves");
     for _ in 0..1000 {
-        if bench.active() == 1 && bench.double.state.bundles.underway().is_none() {
+        if bench.double.state.bundles.underway().is_none() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -567,7 +574,8 @@ async fn a_start_with_an_encoder_that_is_gone_brings_the_documents_along() {
     let bench = bench.again().await;
     let bundle = bench.double.state.service.bundle();
     assert_eq!((bundle.encoder.info().id.as_str(), bundle.index.len()), ("hash-40@000000000009", 70));
-    assert_eq!(bundle.index.vector("d7").unwrap().unwrap(), retrained.vector(&text(7)));
+    let cosine = dot(&bundle.index.vector("d7").unwrap().unwrap(), &retrained.vector(&text(7)));
+    assert!((cosine - 1.0).abs() < 1e-5, "{cosine}");
 }
 
 #[tokio::test]
