@@ -15,11 +15,15 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use expandr::{feedback::FeedbackSettings, http::auth::Keys};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, runtime::Runtime};
 
-use crate::process::BINARY;
+use crate::{
+    process::BINARY,
+    service::{Double, Setup},
+};
 
 const KEY: &str = "admin-key-0123456789";
 
@@ -377,4 +381,52 @@ async fn bundles_are_changed_and_waited_for() {
     assert!(code == 0 && out.contains("under way"), "{out}");
     assert_eq!(run(address, "bundles import /tmp/x --name new").await.1, "bundle-new\n");
     assert_eq!(mock.lock().unwrap().asked.last().unwrap().1, json!({"path": "/tmp/x", "name": "new"}));
+}
+
+/// Feedback and datasets have no mock: these are the real routes, over doubles of the models.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn feedback_and_datasets_are_put_and_taken_away() {
+    let keys = Keys::new(&[], &[], &[KEY.to_owned()], true).unwrap();
+    let feedback = FeedbackSettings { on: true, ..Setup::default().feedback };
+    let double = Double::filled(Setup { keys, feedback, ..Setup::default() }).await;
+    let address: SocketAddr = double.serve().await.strip_prefix("http://").unwrap().parse().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+
+    fs_err::write(path("good.jsonl"), "{\"query\":\"q\",\"positive\":\"p\"}\n".repeat(3)).unwrap();
+    fs_err::write(path("bad.jsonl"), "{\"query\":\"q\",\"positive\":\"p\"}\n{\"query\":\"q\"}\n").unwrap();
+    let (code, out, err) = run(address, &format!("datasets put mine {}", path("good.jsonl"))).await;
+    assert!(code == 0 && out.starts_with("mine: 3 pairs, sha256 "), "{out}{err}");
+    let (code, _, err) = run(address, &format!("datasets put other {}", path("bad.jsonl"))).await;
+    assert!(code == 1 && err.contains("line 2: \"positive\" is missing"), "{err}");
+    let (code, _, err) = run(address, &format!("datasets put ../other {}", path("good.jsonl"))).await;
+    assert!(code == 1 && err.contains("`../other` is no name for a dataset"), "{err}");
+    let (_, out, _) = run(address, "datasets list").await;
+    assert!(out.contains("mine") && !out.contains("other"), "{out}");
+    assert_eq!(run(address, "datasets delete mine").await.0, 0);
+    let (code, _, err) = run(address, "datasets delete mine").await;
+    assert!(code == 1 && err.contains("there is no dataset `mine`"), "{err}");
+    assert!(run(address, "datasets list").await.1.starts_with("no datasets"));
+
+    for query in ["frogs", "whales"] {
+        let (_, answer) = double.search(json!({"query": query, "expansion": false})).await;
+        let body = json!({"request_id": answer["request_id"], "document_id": "a", "kind": "clicked"});
+        assert_eq!(double.send("POST", "/feedback", Some(body), None).await.0, 201);
+    }
+    let export = format!("feedback export {}", path("feedback.ndjson"));
+    assert_eq!(run(address, &export).await.0, 0);
+    let exported = fs_err::read_to_string(path("feedback.ndjson")).unwrap();
+    assert_eq!(
+        (exported.lines().count(), exported.matches("\"query\":\"frogs\"").count()),
+        (2, 1),
+        "{exported}"
+    );
+    let (code, _, err) = run(address, &export).await;
+    assert!(code == 1 && err.contains("feedback.ndjson"), "what is there is not overwritten: {err}");
+    let (code, _, err) = run(address, "feedback delete").await;
+    assert!(code == 1 && err.contains("--all"), "{err}");
+    assert_eq!(run(address, "feedback delete --query frogs").await.1, "1 deleted, 1 left\n");
+    assert_eq!(run(address, "feedback delete --before 2000-01-01").await.1, "0 deleted, 1 left\n");
+    assert_eq!(run(address, "feedback delete --all").await.1, "1 deleted, 0 left\n");
+    assert_eq!(run(address, "feedback export").await.1, "");
 }
