@@ -1,0 +1,170 @@
+//! The page's plots: latency, goodput and shares by rate; one load over time; the process over time.
+
+use anyhow::Result;
+use plotters::style::RGBColor;
+
+use super::lines::{Axes, Plot, Series, plot};
+use crate::measure::Phase;
+use crate::plan::{Pace, Role};
+use crate::timeline::Stretch;
+
+const BLUE: RGBColor = RGBColor(0x3b, 0x82, 0xc4);
+const ORANGE: RGBColor = RGBColor(0xe0, 0x8a, 0x1e);
+const RED: RGBColor = RGBColor(0xd9, 0x4c, 0x4c);
+const GREEN: RGBColor = RGBColor(0x2f, 0xa3, 0x6b);
+const VIOLET: RGBColor = RGBColor(0x8d, 0x6c, 0xc9);
+const GREY: RGBColor = RGBColor(0x7a, 0x8b, 0x99);
+
+/// Goes by factors from this ratio of the highest to the lowest rate on.
+const WIDE: f64 = 6.0;
+
+/// What comes of a load, by its rate (or connections): every load but an overload, which would be far off.
+pub(super) fn by_load(phases: &[Phase]) -> Result<Vec<Plot>> {
+    let mut points: Vec<(f64, &Phase)> = phases
+        .iter()
+        .filter(|phase| phase.plan.role != Role::Overload)
+        .map(|phase| (load(phase), phase))
+        .collect();
+    points.sort_by(|left, right| left.0.total_cmp(&right.0));
+    // Of several loads of one rate the last counts: the longer one, which proves a limit.
+    let mut distinct: Vec<(f64, &Phase)> = Vec::new();
+    for point in points {
+        match distinct.last_mut() {
+            Some(last) if last.0 == point.0 => *last = point,
+            _ => distinct.push(point),
+        }
+    }
+    let (Some(first), Some(last)) = (distinct.first(), distinct.last()) else { return Ok(Vec::new()) };
+    let open = first.1.plan.rate().is_some();
+    let axes = Axes {
+        x: if open { "requests a second" } else { "connections" },
+        y: "milliseconds",
+        log_x: last.0 / first.0 > WIDE,
+        log_y: true,
+        top: 0.0,
+    };
+    let by = if open { "rate" } else { "connections" };
+    let line = |name: &str, color, value: &dyn Fn(&Phase) -> Option<f64>| Series {
+        name: name.into(),
+        color,
+        points: distinct.iter().filter_map(|(x, phase)| Some((*x, value(phase)?))).collect(),
+    };
+    let latency = |percentile: f64| {
+        move |phase: &Phase| {
+            (phase.all.latency.count() > 0).then(|| phase.all.latency.percentile_ms(percentile))
+        }
+    };
+    let plots = [
+        plot(
+            format!("Latency of answered requests by {by}, counted from the moment each was due"),
+            axes,
+            vec![
+                line("p50", BLUE, &latency(50.0)),
+                line("p95", ORANGE, &latency(95.0)),
+                line("p99", RED, &latency(99.0)),
+            ],
+        )?,
+        plot(
+            format!(
+                "Shares by {by}: degraded of the answered searches; refused (429, 503) and failed of all"
+            ),
+            Axes { y: "%", log_y: false, top: 1.0, ..axes },
+            vec![
+                line("degraded", ORANGE, &|phase| Some(100.0 * phase.all.expansion_share("degraded"))),
+                line("refused", VIOLET, &|phase| Some(100.0 * phase.all.refused_share())),
+                line("failed or not sent", RED, &|phase| Some(100.0 * phase.all.unexpected_share())),
+            ],
+        )?,
+        plot(
+            format!("Searches a second by {by}: asked, answered, and answered as wanted (goodput)"),
+            Axes { y: "searches a second", log_y: false, ..axes },
+            vec![
+                line("asked", GREY, &asked),
+                line("answered", BLUE, &|phase| Some(phase.per_second(phase.all.tally.answered))),
+                line("good", GREEN, &|phase| Some(phase.goodput())),
+            ],
+        )?,
+    ];
+    Ok(plots.into_iter().flatten().collect())
+}
+
+/// One load over time.
+pub(super) fn over_time(phase: &Phase) -> Result<Vec<Plot>> {
+    let width = phase.timeline.width.as_secs_f64();
+    let line = |name: &str, color, value: &dyn Fn(&Stretch) -> Option<f64>| Series {
+        name: name.into(),
+        color,
+        points: phase
+            .timeline
+            .stretches
+            .iter()
+            .enumerate()
+            .filter_map(|(index, stretch)| Some((index as f64 * width, value(stretch)?)))
+            .collect(),
+    };
+    let latency = |percentile: f64| {
+        move |stretch: &Stretch| {
+            (stretch.latency.count() > 0).then(|| stretch.latency.percentile_ms(percentile))
+        }
+    };
+    let rate = |count: u64| Some(count as f64 / width);
+    let axes = Axes { x: "seconds", y: "milliseconds", log_x: false, log_y: true, top: 0.0 };
+    let mut counts = vec![line("good", GREEN, &|stretch| rate(stretch.tally.good))];
+    // What never happened needs no line.
+    let tally = &phase.all.tally;
+    for (name, color, total, of) in [
+        ("degraded", ORANGE, tally.degraded, (|stretch| stretch.tally.degraded) as fn(&Stretch) -> u64),
+        ("refused", VIOLET, tally.refused, |stretch| stretch.tally.refused),
+        ("failed or not sent", RED, tally.failed + tally.not_sent, |stretch| {
+            stretch.tally.failed + stretch.tally.not_sent
+        }),
+    ] {
+        if total > 0 {
+            counts.push(line(name, color, &|stretch| rate(of(stretch))));
+        }
+    }
+    let plots = [
+        plot(
+            "Latency of the requests that were due in each stretch".into(),
+            axes,
+            vec![line("p50", BLUE, &latency(50.0)), line("p99", RED, &latency(99.0))],
+        )?,
+        plot("What became of them".into(), Axes { y: "searches a second", log_y: false, ..axes }, counts)?,
+    ];
+    let mut plots: Vec<Plot> = plots.into_iter().flatten().collect();
+    plots.extend(process(phase)?);
+    Ok(plots)
+}
+
+fn process(phase: &Phase) -> Result<Vec<Plot>> {
+    let Some(usage) = &phase.usage else { return Ok(Vec::new()) };
+    let axes = Axes { x: "seconds", y: "MB", log_x: false, log_y: false, top: 0.0 };
+    let memory = usage.series.iter().map(|point| (point.seconds, point.resident_bytes as f64 / 1e6));
+    let cores = usage.series.iter().map(|point| (point.seconds, point.cpu_cores));
+    let plots = [
+        plot(
+            "Memory of the server's process".into(),
+            axes,
+            vec![Series { name: "resident".into(), color: BLUE, points: memory.collect() }],
+        )?,
+        plot(
+            "CPU of the server's process".into(),
+            Axes { y: "cores busy", top: 1.0, ..axes },
+            vec![Series { name: "cores".into(), color: ORANGE, points: cores.collect() }],
+        )?,
+    ];
+    Ok(plots.into_iter().flatten().collect())
+}
+
+fn load(phase: &Phase) -> f64 {
+    match phase.plan.pace {
+        Pace::Open { rate, .. } => rate,
+        Pace::Closed { connections } => connections as f64,
+    }
+}
+
+/// Searches a second that an open loop asked for: of a closed one there is no such number.
+fn asked(phase: &Phase) -> Option<f64> {
+    phase.plan.rate()?;
+    Some(phase.all.searches as f64 / phase.plan.duration.as_secs_f64())
+}
