@@ -108,7 +108,7 @@ pub(crate) struct Args {
     /// A kind of request, e.g. 'name=cached,share=0.6,queries=hot,expansion=always,timeout-ms=300'; may be repeated.
     /// Keys: name, share (of requests; the sum may be anything), queries (`hot`: one of --hot, asked once beforehand;
     /// `fresh`: different from every other; `file`: as they come), batch, top-k, ranking, expansion, max-tokens,
-    /// timeout-ms, count, temperature. What a kind leaves out is as the flags say.
+    /// timeout-ms, count, temperature, deadline-ms. What a kind leaves out is as the flags say.
     #[arg(long = "kind", value_name = "KEY=VALUE,…", help_heading = "What is asked")]
     pub(crate) kinds: Vec<KindSpec>,
     /// Short for two kinds: `cached` with this share (0 to 1), and `fresh`. Without this flag and without --kind queries
@@ -136,6 +136,9 @@ pub(crate) struct Args {
     /// Budget of an expansion in milliseconds.
     #[arg(long, help_heading = "What is asked")]
     pub(crate) timeout_ms: Option<u64>,
+    /// Deadline of the whole request in milliseconds. Default: the server's.
+    #[arg(long, help_heading = "What is asked")]
+    pub(crate) deadline_ms: Option<u64>,
     /// Expansions a query.
     #[arg(long, help_heading = "What is asked")]
     pub(crate) count: Option<usize>,

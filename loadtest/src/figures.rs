@@ -66,9 +66,9 @@ pub(crate) struct Figures {
     pub(crate) reasons: BTreeMap<String, u64>,
     /// Tokens of the expansions that didn't come from a cache. Searches that shared one generation count it each.
     pub(crate) generated_tokens: u64,
-    /// Latency of successful requests.
+    /// Latency of requests that brought an answer to a search.
     pub(crate) latency: Times,
-    /// Latency of requests that were turned away.
+    /// Latency of requests that were turned away, of batches with every search in them.
     pub(crate) refusal_latency: Times,
 }
 
@@ -101,9 +101,9 @@ impl Figures {
             }
         };
         *self.statuses.entry(outcome.status_name()).or_default() += 1;
-        if outcome.is_success() {
+        if tally.answered > 0 {
             self.latency.record(sample.latency);
-        } else if outcome.is_refusal() {
+        } else if tally.refused > 0 {
             self.refusal_latency.record(sample.latency);
         }
         for search in &outcome.searches {

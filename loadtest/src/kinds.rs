@@ -45,6 +45,7 @@ pub(crate) struct KindSpec {
     batch: Option<usize>,
     top_k: Option<usize>,
     ranking: Option<String>,
+    deadline_ms: Option<u64>,
     expansion: Option<Expansion>,
     max_tokens: Option<usize>,
     timeout_ms: Option<u64>,
@@ -63,6 +64,7 @@ pub(crate) struct Kind {
     pub(crate) batch: usize,
     top_k: usize,
     ranking: Option<String>,
+    deadline_ms: Option<u64>,
     /// The `expansion` member; none leaves it to the server.
     expansion: Option<Value>,
 }
@@ -74,6 +76,9 @@ impl Kind {
         if let Some(ranking) = &self.ranking {
             search["ranking"] = json!(ranking);
         }
+        if let Some(deadline_ms) = self.deadline_ms {
+            search["timeout_ms"] = json!(deadline_ms);
+        }
         if let Some(expansion) = &self.expansion {
             search["expansion"] = expansion.clone();
         }
@@ -82,7 +87,7 @@ impl Kind {
 
     /// The same without a budget and one search a request: how a query is brought into the server's cache.
     pub(crate) fn unhurried(&self) -> Self {
-        let mut kind = Self { batch: 1, ..self.clone() };
+        let mut kind = Self { batch: 1, deadline_ms: None, ..self.clone() };
         if let Some(Value::Object(expansion)) = &mut kind.expansion {
             expansion.remove("timeout_ms");
         }
@@ -98,7 +103,7 @@ impl Kind {
         };
         json!({
             "name": self.name, "share": self.share, "queries": queries, "batch": self.batch,
-            "top_k": self.top_k, "ranking": self.ranking, "expansion": self.expansion,
+            "top_k": self.top_k, "ranking": self.ranking, "deadline_ms": self.deadline_ms, "expansion": self.expansion,
         })
     }
 }
@@ -145,6 +150,7 @@ impl KindSpec {
             batch: self.batch.unwrap_or(args.batch),
             top_k: self.top_k.unwrap_or(args.top_k),
             ranking: self.ranking.clone().or_else(|| args.ranking.clone()),
+            deadline_ms: self.deadline_ms.or(args.deadline_ms),
             expansion: expansion_json(mode, settings),
         };
         if !(kind.share > 0.0 && kind.share.is_finite()) || kind.batch == 0 || kind.top_k == 0 {
@@ -282,7 +288,7 @@ mod tests {
             "--kind",
             "name=cached,share=3,queries=hot",
             "--kind",
-            "name=batch,share=1,queries=fresh,batch=8,expansion=off,top_k=5,ranking=hybrid",
+            "name=batch,share=1,queries=fresh,batch=8,expansion=off,top_k=5,ranking=hybrid,deadline-ms=900",
         ])
         .unwrap();
         assert_eq!((kinds[0].share, kinds[1].share), (0.75, 0.25));
@@ -290,7 +296,7 @@ mod tests {
         assert_eq!(kinds[0].search_json("q")["expansion"], json!({"mode": "always", "max_tokens": 32}));
         assert_eq!(
             kinds[1].search_json("q"),
-            json!({"query": "q", "top_k": 5, "ranking": "hybrid", "expansion": false})
+            json!({"query": "q", "top_k": 5, "ranking": "hybrid", "timeout_ms": 900, "expansion": false})
         );
     }
 

@@ -28,7 +28,8 @@ pub(crate) struct Generator {
 impl Generator {
     /// Runs one load: warm-up, the measured time, and then until every request under way has its answer. `phase` takes
     /// in what is measured; `progress` shows it.
-    pub(crate) async fn drive(&self, phase: Phase, progress: Progress) -> Result<Phase> {
+    /// `number` tells the random arrivals of this load from those of the others.
+    pub(crate) async fn drive(&self, phase: Phase, number: u64, progress: Progress) -> Result<Phase> {
         let plan = phase.plan;
         let (samples, received) = mpsc::unbounded_channel();
         let start = Instant::now();
@@ -38,7 +39,7 @@ impl Generator {
         let shooter = Shooter { generator: self.clone(), samples, measure_from };
         match plan.pace {
             Pace::Open { rate, arrivals } => {
-                let schedule = Schedule::new(rate, arrivals, self.seed);
+                let schedule = Schedule::new(rate, arrivals, self.seed.wrapping_add(number));
                 let runtime = tokio::runtime::Handle::current();
                 tokio::task::spawn_blocking(move || open_loop(&runtime, &shooter, schedule, clock)).await?;
             }

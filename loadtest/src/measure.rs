@@ -20,7 +20,7 @@ pub(crate) struct Phase {
     /// Of each kind, by name.
     pub(crate) kinds: Vec<(String, Figures)>,
     pub(crate) timeline: Timeline,
-    /// Most requests under way at once.
+    /// Most requests under way at once, as seen five times a second.
     pub(crate) most_under_way: usize,
     /// Every bundle that answered.
     pub(crate) bundles: BTreeSet<String>,
@@ -227,5 +227,12 @@ pub(crate) mod tests {
         let all = &phase.all;
         assert_eq!((all.searches, all.tally.answered, all.error_share()), (4, 2, 0.5));
         assert_eq!((all.tally.failed, all.tally.refused), (1, 1));
+        // A batch that was turned away as a whole was no answer, however fast it came.
+        let mut away = sample(Ok(200), 1, &["problem"]);
+        if let Ok(outcome) = &mut away.outcome {
+            outcome.searches[0].problem_status = Some(429);
+        }
+        phase.record(&away);
+        assert_eq!((phase.all.latency.count(), phase.all.refusal_latency.count()), (2, 1));
     }
 }

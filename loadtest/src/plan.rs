@@ -57,6 +57,22 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// For a table: `probe 83/s`, `20/s`, `8 connections`.
+    pub(crate) fn brief(&self) -> String {
+        let role = match self.role {
+            Role::Load => "",
+            role => role.name(),
+        };
+        let pace = match self.pace {
+            Pace::Open { rate, .. } => format!("{}/s", short(rate)),
+            Pace::Closed { connections: 1 } => "1 connection".into(),
+            Pace::Closed { connections } => format!("{connections} connections"),
+        };
+        format!("{role} {pace}").trim_start().to_owned()
+    }
+}
+
 impl Role {
     /// Its word in the report.
     pub(crate) fn name(self) -> &'static str {

@@ -78,7 +78,8 @@ impl Session<'_> {
         let kinds = self.generator.queries.kinds().iter().map(|kind| kind.name.clone());
         let phase = Phase::new(plan, kinds, good);
         let begun = Instant::now();
-        let mut phase = self.generator.drive(phase, Progress::start(&plan)?).await?;
+        let mut phase =
+            self.generator.drive(phase, findings.phases.len() as u64, Progress::start(&plan)?).await?;
         let measured_from = begun + plan.warmup;
         phase.usage = self.sampler.as_ref().and_then(|sampler| {
             // Not the wait for late answers: the load is over then.

@@ -19,7 +19,7 @@ pub(crate) struct Stretch {
     /// Searches that were due.
     pub(crate) searches: u64,
     pub(crate) tally: Tally,
-    /// Of successful requests.
+    /// Of requests that brought an answer to a search.
     pub(crate) latency: Times,
 }
 
@@ -39,7 +39,7 @@ impl Timeline {
         let stretch = &mut self.stretches[index];
         stretch.searches += sample.searches;
         stretch.tally.add(tally);
-        if sample.outcome.as_ref().is_ok_and(|outcome| outcome.is_success()) {
+        if tally.answered > 0 {
             stretch.latency.record(sample.latency);
         }
     }

@@ -44,7 +44,7 @@ pub(super) fn page(report: &Report) -> Result<String> {
                 h2 { "Loads" }
                 (loads(report))
                 @if !by_load.is_empty() {
-                    @for plot in &by_load { (figure(plot)) }
+                    (figures(&by_load))
                 }
                 @if report.phases.iter().any(|phase| phase.kinds.len() > 1) {
                     h2 { "By kind of request" }
@@ -71,12 +71,18 @@ fn summary(report: &Report) -> Markup {
                         "; the highest rate that holds is " strong { (short(rate)) " requests/s" }
                         @if let Some(failed) = limit.failed { " (" (short(failed)) " is too much)" }
                         @if !limit.confirmed { ", not proved" }
+                        "; to hold: " (objectives(report))
                     }
-                    None => { "; no rate held" }
+                    None => { "; no rate held " (objectives(report)) }
                 }
             }
         }
     }
+}
+
+fn objectives(report: &Report) -> String {
+    let all: Vec<String> = report.search_objectives.iter().map(ToString::to_string).collect();
+    all.join(", ")
 }
 
 fn verdicts(report: &Report) -> Markup {
@@ -125,10 +131,10 @@ fn loads(report: &Report) -> Markup {
     html! {
         div.wide { table {
             thead { tr {
-                th { "load" } th { "requests" } th { "answered/s" } th { "good/s" } th { "degraded" } th { "refused" }
+                th { "load" } th.text { "" } th { "requests" } th { "answered/s" } th { "good/s" } th { "degraded" } th { "refused" }
                 th { "failed" } th { "not sent" }
                 @for (name, _) in PERCENTILES { th { (name) " ms" } }
-                th { "cores" } th { "MB" } th.text { "" }
+                th { "cores" } th { "MB" }
             } }
             tbody { @for phase in &report.phases { (load_row(report, phase)) } }
         } }
@@ -141,7 +147,12 @@ fn load_row(report: &Report, phase: &Phase) -> Markup {
     let usage = phase.usage.as_ref();
     html! {
         tr {
-            td { (phase.plan) }
+            td { (phase.plan.brief()) }
+            @match report.probe_holds(phase) {
+                Some(true) => { td.better { "holds" } }
+                Some(false) => { td.worse { "too much" } }
+                None => { td {} }
+            }
             td { (all.requests) }
             td { (format!("{:.2}", phase.per_second(all.tally.answered))) }
             td { (format!("{:.2}", phase.goodput())) }
@@ -152,11 +163,6 @@ fn load_row(report: &Report, phase: &Phase) -> Markup {
             @for (_, percentile) in PERCENTILES { td { (ms(&all.latency, percentile)) } }
             td { (usage.map_or("-".into(), |usage| format!("{:.2}", usage.cpu_cores))) }
             td { (usage.map_or("-".into(), |usage| format!("{:.0}", usage.most_bytes() as f64 / 1e6))) }
-            @match report.probe_holds(phase) {
-                Some(true) => { td.text.better { "holds" } }
-                Some(false) => { td.text.worse { "too much" } }
-                None => { td {} }
-            }
         }
     }
 }
@@ -170,7 +176,7 @@ fn kinds(report: &Report) -> Markup {
             } }
             tbody { @for phase in &report.phases { @for (name, figures) in &phase.kinds {
                 tr {
-                    td { (phase.plan) }
+                    td { (phase.plan.brief()) }
                     td.text { (name) }
                     td { (figures.requests) }
                     td { (format!("{:.2}", phase.per_second(figures.tally.good))) }
@@ -188,9 +194,13 @@ fn section(phase: &Phase, plots: &[Plot], open: bool) -> Markup {
         details open[open] {
             summary { (phase.plan) }
             @if let Some(failure) = &phase.first_failure { p.soft { "first failure: " (failure) } }
-            @for plot in plots { (figure(plot)) }
+            (figures(plots))
         }
     }
+}
+
+fn figures(plots: &[Plot]) -> Markup {
+    html! { div.plots { @for plot in plots { (figure(plot)) } } }
 }
 
 fn figure(plot: &Plot) -> Markup {

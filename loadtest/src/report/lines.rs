@@ -1,12 +1,13 @@
 //! Lines with marks over two axes, as inline SVG. Text and axes take their colours from the page's style.
 
 use anyhow::{Result, anyhow};
+use plotters::coord::combinators::BindKeyPoints;
 use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
 use crate::plan::short;
 
-const SIZE: (u32, u32) = (760, 300);
+const SIZE: (u32, u32) = (620, 300);
 const GRID: RGBColor = RGBColor(0x80, 0x80, 0x80);
 
 /// Above this many points a line has no marks.
@@ -58,14 +59,17 @@ pub(super) fn plot(caption: String, axes: Axes<'_>, mut series: Vec<Series>) -> 
     }
     let legend = series.iter().map(|one| (one.name.clone(), hex(one.color))).collect();
     let (x, y) = (span(&series, |point| point.0), span(&series, |point| point.1));
-    let (log_x, log_y) = (factors(x), factors(y));
+    let by_factors = |span| {
+        let range = factors(span);
+        range.clone().log_scale().with_key_points(ticks(&range))
+    };
     let linear_x = if x.0 < x.1 { x.0..x.1 } else { (x.0 - 1.0)..(x.1 + 1.0) };
     let linear_y = 0.0..(y.1 * 1.05).max(axes.top);
     let mut svg = String::new();
     match (axes.log_x, axes.log_y) {
-        (true, true) => draw(&mut svg, axes, log_x.log_scale(), log_y.log_scale(), &series)?,
-        (true, false) => draw(&mut svg, axes, log_x.log_scale(), linear_y, &series)?,
-        (false, true) => draw(&mut svg, axes, linear_x, log_y.log_scale(), &series)?,
+        (true, true) => draw(&mut svg, axes, by_factors(x), by_factors(y), &series)?,
+        (true, false) => draw(&mut svg, axes, by_factors(x), linear_y, &series)?,
+        (false, true) => draw(&mut svg, axes, linear_x, by_factors(y), &series)?,
         (false, false) => draw(&mut svg, axes, linear_x, linear_y, &series)?,
     }
     // Inside a page the element needs no namespace.
@@ -120,10 +124,45 @@ fn factors((least, most): (f64, f64)) -> std::ops::Range<f64> {
     least / room..most * room
 }
 
+/// 1, 2 and 5 times the powers of ten; the powers alone where these are too many.
+fn ticks(range: &std::ops::Range<f64>) -> Vec<f64> {
+    const MOST: usize = 9;
+    let powers = range.start.log10().floor() as i32..=range.end.log10().ceil() as i32;
+    let of = |steps: &[f64]| -> Vec<f64> {
+        let all = powers.clone().flat_map(|power| steps.iter().map(move |step| step * 10f64.powi(power)));
+        all.filter(|tick| range.contains(tick)).collect()
+    };
+    let fine = of(&[1.0, 2.0, 5.0]);
+    if fine.len() > MOST { of(&[1.0]) } else { fine }
+}
+
 fn hex(color: RGBColor) -> String {
     format!("#{:02x}{:02x}{:02x}", color.0, color.1, color.2)
 }
 
 fn failed(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("a plot could not be drawn: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_few() {
+        assert_eq!(ticks(&(8.0..130.0)), [10.0, 20.0, 50.0, 100.0]);
+        assert_eq!(ticks(&(0.05..20_000.0)), [0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0]);
+    }
+
+    #[test]
+    fn what_a_logarithm_can_t_show_is_left_out() {
+        let axes = Axes { x: "x", y: "y", log_x: true, log_y: true, top: 0.0 };
+        let series = |points: &[(f64, f64)]| {
+            vec![Series { name: "s".into(), color: RGBColor(1, 2, 3), points: points.to_vec() }]
+        };
+        assert!(plot("c".into(), axes, series(&[(0.0, 1.0), (1.0, f64::NAN)])).unwrap().is_none());
+        let plot = plot("c".into(), axes, series(&[(1.0, 2.0), (10.0, 0.0), (3.0, 5.0)])).unwrap().unwrap();
+        assert_eq!(plot.svg.matches("<circle").count(), 2);
+        assert_eq!(plot.legend, [("s".to_owned(), "#010203".to_owned())]);
+    }
 }

@@ -91,7 +91,9 @@ pub(super) fn by_load(phases: &[Phase]) -> Result<Vec<Plot>> {
 /// One load over time.
 pub(super) fn over_time(phase: &Phase) -> Result<Vec<Plot>> {
     let width = phase.timeline.width.as_secs_f64();
-    let line = |name: &str, color, value: &dyn Fn(&Stretch) -> Option<f64>| Series {
+    let duration = phase.plan.duration.as_secs_f64();
+    // `value` is told how many seconds its stretch had: the last one may be cut by the load's end.
+    let line = |name: &str, color, value: &dyn Fn(&Stretch, f64) -> Option<f64>| Series {
         name: name.into(),
         color,
         points: phase
@@ -99,17 +101,20 @@ pub(super) fn over_time(phase: &Phase) -> Result<Vec<Plot>> {
             .stretches
             .iter()
             .enumerate()
-            .filter_map(|(index, stretch)| Some((index as f64 * width, value(stretch)?)))
+            .filter_map(|(index, stretch)| {
+                let start = index as f64 * width;
+                Some((start, value(stretch, width.min(duration - start))?))
+            })
             .collect(),
     };
     let latency = |percentile: f64| {
-        move |stretch: &Stretch| {
+        move |stretch: &Stretch, _: f64| {
             (stretch.latency.count() > 0).then(|| stretch.latency.percentile_ms(percentile))
         }
     };
-    let rate = |count: u64| Some(count as f64 / width);
+    let rate = |count: u64, seconds: f64| (seconds > 0.0).then(|| count as f64 / seconds);
     let axes = Axes { x: "seconds", y: "milliseconds", log_x: false, log_y: true, top: 0.0 };
-    let mut counts = vec![line("good", GREEN, &|stretch| rate(stretch.tally.good))];
+    let mut counts = vec![line("good", GREEN, &|stretch, seconds| rate(stretch.tally.good, seconds))];
     // What never happened needs no line.
     let tally = &phase.all.tally;
     for (name, color, total, of) in [
@@ -120,7 +125,7 @@ pub(super) fn over_time(phase: &Phase) -> Result<Vec<Plot>> {
         }),
     ] {
         if total > 0 {
-            counts.push(line(name, color, &|stretch| rate(of(stretch))));
+            counts.push(line(name, color, &|stretch, seconds| rate(of(stretch), seconds)));
         }
     }
     let plots = [

@@ -2,7 +2,8 @@
 
 const HIDDEN: &str = "***";
 
-/// A command line to show: whatever follows a flag or is given to a variable whose name ends in `key` is hidden.
+/// A command line to show: whatever follows a flag or is given to a variable whose name ends in `key` or `keys` is
+/// hidden.
 pub(super) fn words(words: impl IntoIterator<Item = String>) -> String {
     let mut shown: Vec<String> = Vec::new();
     let mut hide_next = false;
@@ -26,7 +27,8 @@ pub(super) fn command(text: &str) -> String {
 }
 
 fn is_secret(name: &str) -> bool {
-    !name.contains(char::is_whitespace) && name.to_ascii_lowercase().ends_with("key")
+    let name = name.to_ascii_lowercase();
+    !name.contains(char::is_whitespace) && (name.ends_with("key") || name.ends_with("keys"))
 }
 
 #[cfg(test)]
@@ -43,11 +45,11 @@ mod tests {
             "--rate",
             "3",
             "--start",
-            "env A_KEY=s3 serve --read-key s4 --x 1",
+            "env A_KEY=s3 serve --read-keys s4 --x 1",
         ];
         assert_eq!(
             words(all.map(str::to_owned)),
-            "load --key *** --key=*** --rate 3 --start 'env A_KEY=*** serve --read-key *** --x 1'"
+            "load --key *** --key=*** --rate 3 --start 'env A_KEY=*** serve --read-keys *** --x 1'"
         );
     }
 }

@@ -10,8 +10,11 @@ use crate::times::Times;
 /// Everything that a person wants to see at once.
 pub(super) fn text(report: &Report) -> String {
     let mut text = String::new();
-    for phase in &report.phases {
-        write_phase(&mut text, report, phase);
+    let (tries, loads): (Vec<&Phase>, Vec<&Phase>) =
+        report.phases.iter().partition(|phase| report.probe_holds(phase).is_some());
+    write_tries(&mut text, report, &tries);
+    for phase in loads {
+        write_phase(&mut text, phase);
     }
     if let Some(limit) = &report.limit {
         let rate = limit.rate.map_or("none".into(), |rate| format!("{} requests/s", short(rate)));
@@ -37,13 +40,40 @@ pub(super) fn text(report: &Report) -> String {
     text
 }
 
-fn write_phase(text: &mut String, report: &Report, phase: &Phase) {
-    let verdict = match report.probe_holds(phase) {
-        Some(true) => ", holds",
-        Some(false) => ", too much",
-        None => "",
-    };
-    line(text, &format!("\n{}{verdict}", phase.plan));
+/// A line a try of the search.
+fn write_tries(text: &mut String, report: &Report, tries: &[&Phase]) {
+    if tries.is_empty() {
+        return;
+    }
+    let objectives: Vec<String> = report.search_objectives.iter().map(ToString::to_string).collect();
+    line(text, &format!("\nthe highest rate that holds {}", objectives.join(", ")));
+    line(
+        text,
+        &format!(
+            "  {:22} {:>10} {:>9} {:>9} {:>8} {:>9} {:>9} {:>9}",
+            "", "answered/s", "good/s", "degraded", "refused", "p50 ms", "p95 ms", "p99 ms"
+        ),
+    );
+    for phase in tries {
+        let all = &phase.all;
+        let [p50, p95, p99] = [50.0, 95.0, 99.0].map(|percentile| all.latency.percentile_ms(percentile));
+        let verdict = if report.probe_holds(phase) == Some(true) { "holds" } else { "too much" };
+        line(
+            text,
+            &format!(
+                "  {:22} {:>10.2} {:>9.2} {:>7.1} % {:>6.1} % {p50:>9.2} {p95:>9.2} {p99:>9.2}  {verdict}",
+                phase.plan.brief(),
+                phase.per_second(all.tally.answered),
+                phase.goodput(),
+                all.expansion_share("degraded") * 100.0,
+                all.refused_share() * 100.0,
+            ),
+        );
+    }
+}
+
+fn write_phase(text: &mut String, phase: &Phase) {
+    line(text, &format!("\n{}", phase.plan));
     let all = &phase.all;
     let counts = |counts: Vec<(&str, u64)>| -> String {
         counts.iter().map(|(name, count)| format!("{name}: {count}")).collect::<Vec<_>>().join(", ")

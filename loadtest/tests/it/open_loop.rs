@@ -22,6 +22,7 @@ fn an_open_loop_keeps_its_rate_and_charges_for_waiting() {
     assert_eq!(load["statuses"]["200"], 80);
     assert_eq!(load["expansion"]["disabled"], 80);
     assert!(load["latency_ms"]["p50"].as_f64().unwrap() >= 199.0, "{load}");
+    assert!(load["measured_seconds"].as_f64().unwrap() < 6.0, "{load}");
     assert_eq!(load["bundles"], json!(["b1"]));
     assert_eq!(run.report["server"]["version"], "double");
     assert_eq!(run.double.queries.lock().unwrap()[0], json!({"query": "q", "top_k": 10, "expansion": false}));
