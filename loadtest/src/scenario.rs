@@ -159,6 +159,16 @@ batch = 8
     }
 
     #[test]
+    fn the_example_is_a_scenario() {
+        let args = with(include_str!("../scenarios/mix.toml"), &["--queries", "queries.jsonl"]).unwrap();
+        args.check().unwrap();
+        let kinds = crate::kinds::kinds(&args).unwrap();
+        let names: Vec<&str> = kinds.iter().map(|kind| kind.name.as_str()).collect();
+        assert_eq!(names, ["cached", "fresh", "batch"]);
+        crate::session::check_kinds(&args, &names).unwrap();
+    }
+
+    #[test]
     fn wrong_files_are_named() {
         for (content, wrong) in [
             ("speed = 3\nrate = 1\nquery = \"q\"", "\"speed\" is no flag"),

@@ -20,34 +20,17 @@ const WIDE: f64 = 6.0;
 
 /// What comes of a load, by its rate (or connections): every load but an overload, which would be far off.
 pub(super) fn by_load(phases: &[Phase]) -> Result<Vec<Plot>> {
-    let mut points: Vec<(f64, &Phase)> = phases
-        .iter()
-        .filter(|phase| phase.plan.role != Role::Overload)
-        .map(|phase| (load(phase), phase))
-        .collect();
-    points.sort_by(|left, right| left.0.total_cmp(&right.0));
-    // Of several loads of one rate the last counts: the longer one, which proves a limit.
-    let mut distinct: Vec<(f64, &Phase)> = Vec::new();
-    for point in points {
-        match distinct.last_mut() {
-            Some(last) if last.0 == point.0 => *last = point,
-            _ => distinct.push(point),
-        }
-    }
-    let (Some(first), Some(last)) = (distinct.first(), distinct.last()) else { return Ok(Vec::new()) };
-    let open = first.1.plan.rate().is_some();
-    let axes = Axes {
-        x: if open { "requests a second" } else { "connections" },
-        y: "milliseconds",
-        log_x: last.0 / first.0 > WIDE,
-        log_y: true,
-        top: 0.0,
+    let loads = distinct(phases);
+    let (Some(first), Some(last)) = (loads.first(), loads.last()) else { return Ok(Vec::new()) };
+    let (by, x) = match first.1.plan.pace {
+        Pace::Open { .. } => ("rate", "requests a second"),
+        Pace::Closed { .. } => ("connections", "connections"),
     };
-    let by = if open { "rate" } else { "connections" };
+    let axes = Axes { x, y: "milliseconds", log_x: last.0 / first.0 > WIDE, log_y: true, top: 0.0 };
     let line = |name: &str, color, value: &dyn Fn(&Phase) -> Option<f64>| Series {
         name: name.into(),
         color,
-        points: distinct.iter().filter_map(|(x, phase)| Some((*x, value(phase)?))).collect(),
+        points: loads.iter().filter_map(|(x, phase)| Some((*x, value(phase)?))).collect(),
     };
     let latency = |percentile: f64| {
         move |phase: &Phase| {
@@ -86,6 +69,21 @@ pub(super) fn by_load(phases: &[Phase]) -> Result<Vec<Plot>> {
         )?,
     ];
     Ok(plots.into_iter().flatten().collect())
+}
+
+/// The loads in the order of their rates. Of several of one rate the last counts: the longer one, which proves a limit.
+fn distinct(phases: &[Phase]) -> Vec<(f64, &Phase)> {
+    let mut loads: Vec<(f64, &Phase)> = Vec::new();
+    for phase in phases.iter().filter(|phase| phase.plan.role != Role::Overload) {
+        let x = match phase.plan.pace {
+            Pace::Open { rate, .. } => rate,
+            Pace::Closed { connections } => connections as f64,
+        };
+        loads.retain(|(other, _)| *other != x);
+        loads.push((x, phase));
+    }
+    loads.sort_by(|left, right| left.0.total_cmp(&right.0));
+    loads
 }
 
 /// One load over time.
@@ -159,13 +157,6 @@ fn process(phase: &Phase) -> Result<Vec<Plot>> {
         )?,
     ];
     Ok(plots.into_iter().flatten().collect())
-}
-
-fn load(phase: &Phase) -> f64 {
-    match phase.plan.pace {
-        Pace::Open { rate, .. } => rate,
-        Pace::Closed { connections } => connections as f64,
-    }
 }
 
 /// Searches a second that an open loop asked for: of a closed one there is no such number.

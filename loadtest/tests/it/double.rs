@@ -168,14 +168,20 @@ pub(crate) fn binary() -> Command {
     Command::new(env!("CARGO_BIN_EXE_expandr-loadtest"))
 }
 
-/// Serves the double while the binary runs.
-pub(crate) fn load_test(double: Double, flags: &[&str]) -> Run {
+/// Serves the double at the endpoint that is given, for as long as the runtime lives.
+pub(crate) fn serve(double: &Arc<Double>) -> (tokio::runtime::Runtime, String) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let double = Arc::new(double);
     let router = double.router();
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     runtime.spawn(async move { axum::serve(listener, router).await });
+    (runtime, endpoint)
+}
+
+/// Serves the double while the binary runs.
+pub(crate) fn load_test(double: Double, flags: &[&str]) -> Run {
+    let double = Arc::new(double);
+    let (_runtime, endpoint) = serve(&double);
     let folder = tempfile::tempdir().unwrap();
     let (report, page) = (folder.path().join("report.json"), folder.path().join("pages/report.html"));
     let mut command = binary();

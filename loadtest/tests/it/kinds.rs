@@ -6,19 +6,8 @@ use serde_json::{Value, json};
 
 use crate::double::{Double, load_test};
 
-#[test]
-fn a_scenario_mixes_kinds_each_with_its_own_figures() {
-    let folder = tempfile::tempdir().unwrap();
-    let queries = folder.path().join("queries.jsonl");
-    let lines: Vec<String> = (0..20)
-        .map(|number| json!({"_id": number.to_string(), "text": format!("query {number}")}).to_string())
-        .collect();
-    fs_err::write(&queries, lines.join("\n")).unwrap();
-    let scenario = folder.path().join("mix.toml");
-    let content = format!(
-        r#"
+const MIX: &str = r#"
 title = "A mix"
-queries = {queries:?}
 rate = 100
 duration = "2s"
 hot = 3
@@ -45,10 +34,22 @@ queries = "file"
 batch = 4
 expansion = "off"
 top-k = 3
-"#
+"#;
+
+#[test]
+fn a_scenario_mixes_kinds_each_with_its_own_figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let queries = folder.path().join("queries.jsonl");
+    let lines: Vec<String> = (0..20)
+        .map(|number| json!({"_id": number.to_string(), "text": format!("query {number}")}).to_string())
+        .collect();
+    fs_err::write(&queries, lines.join("\n")).unwrap();
+    let scenario = folder.path().join("mix.toml");
+    fs_err::write(&scenario, MIX).unwrap();
+    let run = load_test(
+        Double::default(),
+        &["--scenario", scenario.to_str().unwrap(), "--queries", queries.to_str().unwrap()],
     );
-    fs_err::write(&scenario, content).unwrap();
-    let run = load_test(Double::default(), &["--scenario", scenario.to_str().unwrap()]);
     assert!(run.output.status.success(), "{}", run.text());
     assert_eq!(run.report["title"], "A mix");
     let kinds = &run.load(0)["kinds"];

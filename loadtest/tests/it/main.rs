@@ -6,4 +6,5 @@ mod limits;
 mod objectives;
 mod open_loop;
 mod report;
+mod script;
 mod server;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::double::{Double, binary, printed};
+use crate::double::{Double, binary, printed, serve};
 
 const PORT: &str = "LOADTEST_DOUBLE_PORT";
 const LIFE: &str = "LOADTEST_DOUBLE_LIFE_MS";
@@ -94,11 +94,8 @@ fn a_server_that_does_not_come_up_is_explained() {
 
 #[test]
 fn an_endpoint_that_is_taken_is_refused() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let router = Arc::new(Double::default()).router();
-    runtime.spawn(async move { axum::serve(listener, router).await });
+    let (_runtime, endpoint) = serve(&Arc::new(Double::default()));
+    let port = endpoint.rsplit(':').next().unwrap().parse().unwrap();
     let (output, _) = run(port, "sleep 60", "--rate 1 --duration 1s");
     assert_eq!(output.status.code(), Some(2));
     assert!(printed(&output).contains("a server answers at"), "{}", printed(&output));
