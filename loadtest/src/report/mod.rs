@@ -179,6 +179,7 @@ fn limit_verdicts(args: &Args, limit: Option<Limit>) -> Vec<Verdict> {
     let shown = match (rate, proved) {
         (Some(rate), true) => format!("{} requests/s", short(rate)),
         (Some(rate), false) => format!("{} requests/s held, but not again", short(rate)),
+        (None, _) if limit.is_none() => "the search was cut off".into(),
         (None, _) => "no rate held".into(),
     };
     let about = |what: String, holds| Verdict {

@@ -42,6 +42,15 @@ fn where_no_rate_holds_there_is_no_limit() {
 }
 
 #[test]
+fn a_search_that_is_cut_off_says_so() {
+    let flags = "--query q --find-limit 10 --duration 1s --objective p99<10s --max-requests 25";
+    let run = load_test(Double::default(), &flags.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(run.code(), Some(1), "{}", run.text());
+    let missed = "MISSED  a limit is found and proved  (the search was cut off)";
+    assert!(run.text().contains(missed), "{}", run.text());
+}
+
+#[test]
 fn a_limit_below_what_is_wanted_is_missed() {
     let flags = "--query q --find-limit 5 --duration 300ms --objective p99<10s --limit-max 10 --at-least";
     let code = |least: &str| {
