@@ -492,27 +492,25 @@ async fn a_retraining_over_http_survives_kills_is_refused_and_then_promoted() {
     assert_eq!(listed["jobs"].as_array().unwrap().len(), 2);
 }
 
-/// p50 and p99 of a stream of searches, in milliseconds.
-struct Times {
-    p50: f64,
-    p99: f64,
-    count: usize,
-}
-
-/// Searches one after the other on so many connections for a while.
-async fn measure(server: &Server, connections: usize, seconds: u64, body: impl Fn(usize) -> Value) -> Times {
-    let end = Instant::now() + Duration::from_secs(seconds);
+/// Searches one after the other on so many connections for a while; their times in milliseconds.
+async fn measure(
+    server: &Server,
+    connections: usize,
+    time: Duration,
+    body: &(dyn Fn(usize) -> Value + Sync),
+) -> Vec<f64> {
+    let end = Instant::now() + time;
     let ask = |connection: usize| {
         let (client, url) = (server.client.clone(), format!("{}/search", server.url));
-        let bodies: Vec<Value> = (0..30).map(|i| body(connection * 30 + i)).collect();
+        let bodies: Vec<Value> = (0..30).map(|i| body(connection * 7 + i)).collect();
         tokio::spawn(async move {
             let mut times = Vec::new();
-            for i in 0.. {
+            for body in bodies.iter().cycle() {
                 if Instant::now() > end {
                     break;
                 }
                 let sent = Instant::now();
-                let request = client.post(&url).bearer_auth(KEY).json(&bodies[i % bodies.len()]);
+                let request = client.post(&url).bearer_auth(KEY).json(body);
                 let answer: Value = request.send().await.unwrap().json().await.unwrap();
                 assert!(answer["hits"].is_array(), "{answer}");
                 times.push(sent.elapsed().as_secs_f64() * 1000.0);
@@ -523,24 +521,35 @@ async fn measure(server: &Server, connections: usize, seconds: u64, body: impl F
         })
     };
     let tasks: Vec<_> = (0..connections).map(ask).collect();
-    let mut times: Vec<f64> = Vec::new();
+    let mut times = Vec::new();
     for task in tasks {
         times.extend(task.await.unwrap());
     }
-    times.sort_by(f64::total_cmp);
-    let at = |share: f64| times[((times.len() as f64 * share) as usize).min(times.len() - 1)];
-    Times { p50: at(0.5), p99: at(0.99), count: times.len() }
+    times
 }
 
-/// A measurement: `cargo test --release --workspace --test it -- --ignored --nocapture latency_beside_a_training`.
-/// `EXPANDR_MEASURE_SECONDS` (default 20) is the length of each of its parts.
+fn quantile(times: &mut [f64], share: f64) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[((times.len() as f64 * share) as usize).min(times.len() - 1)]
+}
+
+fn signal(pid: u32, name: &str) {
+    assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+}
+
+/// A measurement: `cargo test --release --workspace --test it -- --ignored --nocapture latency_beside_a_training`. The job's process is
+/// stopped and let go on in turn, so that what else happens on the machine is the same for both sides.
+/// `EXPANDR_MEASURE_SECONDS` (default 20) is the time that each side gets for each kind of search in each stage.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement, not a test: it prints ratios"]
 async fn latency_beside_a_training() {
+    const SLICES: u32 = 5;
     let seconds: u64 =
         std::env::var("EXPANDR_MEASURE_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(20);
+    let slice = Duration::from_secs(seconds) / SLICES;
     let folder = tempfile::tempdir().unwrap();
-    let server = start(folder.path());
+    let flags = ["--admin-keys", KEY, "--recipes-dir", RECIPES, "--data-dir", SMOKE];
+    let server = Server::start(folder.path(), &flags);
     fill(&server).await;
     let queries: Vec<String> = fs_err::read_to_string(Path::new(SMOKE).join("collection/queries.jsonl"))
         .unwrap()
@@ -548,24 +557,22 @@ async fn latency_beside_a_training() {
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["text"].as_str().unwrap().to_owned())
         .collect();
     let raw = |i: usize| json!({"query": queries[i % queries.len()], "expansion": false});
-    let cached = |i: usize| json!({"query": queries[i % queries.len()], "expansion": {"max_tokens": 8, "timeout_ms": 25000}});
+    let cached = |i: usize| {
+        let expansion = json!({"max_tokens": 8, "timeout_ms": 25_000});
+        json!({"query": queries[i % queries.len()], "expansion": expansion})
+    };
+    let kinds: [(&str, &(dyn Fn(usize) -> Value + Sync)); 2] = [("raw", &raw), ("cached", &cached)];
     for i in 0..queries.len() {
         let (status, answer) = admin(&server, "POST", "/search", Some(cached(i))).await;
         assert_eq!(status, 200, "{answer}");
     }
-    let job = json!({
-        "kind": "retrain", "recipe": "smoke",
-        // Long enough in each kind of work: generation, preference training, contrastive training.
-        "overrides": {"candidates.samples": 16, "candidates.max_tokens": 64, "dpo.epochs": 20, "contrastive.epochs": 60},
-    });
-    let mut figures = Vec::new();
-    for (name, connections) in [("raw", 4), ("cached", 4)] {
-        let body: &(dyn Fn(usize) -> Value + Sync) = if name == "raw" { &raw } else { &cached };
-        figures.push((name, "alone", measure(&server, connections, seconds, body).await));
-    }
-    let (status, started) = admin(&server, "POST", "/admin/jobs", Some(job)).await;
-    assert_eq!(status, 202, "{started}");
-    let id = started["id"].as_str().unwrap();
+    // Long enough in each kind of work: generation, preference training, contrastive training.
+    let overrides = json!({"candidates.samples": 16, "candidates.max_tokens": 64, "dpo.epochs": 40, "contrastive.epochs": 200});
+    let job = json!({"kind": "retrain", "recipe": "smoke", "overrides": overrides});
+    let (status, job) = admin(&server, "POST", "/admin/jobs", Some(job)).await;
+    assert_eq!(status, 202, "{job}");
+    let id = job["id"].as_str().unwrap();
+    println!("milliseconds; 4 connections, 10 ms between searches; stopped and running in turn");
     for stage in ["train/candidates", "train/dpo", "train/contrastive"] {
         let start = Instant::now();
         loop {
@@ -577,23 +584,26 @@ async fn latency_beside_a_training() {
             assert!(start.elapsed() < Duration::from_secs(900), "{stage} does not come: {record}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        for name in ["raw", "cached"] {
-            let body: &(dyn Fn(usize) -> Value + Sync) = if name == "raw" { &raw } else { &cached };
-            figures.push((name, stage, measure(&server, 4, seconds, body).await));
-            let (_, record) = admin(&server, "GET", &format!("/admin/jobs/{id}"), None).await;
-            println!("{name} beside {stage}: at its end the job is in {}", record["stage"]);
+        let pid = child_of(id).unwrap();
+        for (name, body) in kinds {
+            let (mut alone, mut beside) = (Vec::new(), Vec::new());
+            for _ in 0..SLICES {
+                signal(pid, "-STOP");
+                alone.extend(measure(&server, 4, slice, body).await);
+                signal(pid, "-CONT");
+                beside.extend(measure(&server, 4, slice, body).await);
+            }
+            let figures =
+                [0.5, 0.99].map(|share| (quantile(&mut alone, share), quantile(&mut beside, share)));
+            let [(p50, p50_beside), (p99, p99_beside)] = figures;
+            println!(
+                "{stage:<18} {name:<7} {} and {} searches  p50 {p50:.2} -> {p50_beside:.2} ({:.2})  p99 {p99:.2} -> {p99_beside:.2} ({:.2})",
+                alone.len(),
+                beside.len(),
+                p50_beside / p50,
+                p99_beside / p99
+            );
         }
     }
     admin(&server, "POST", &format!("/admin/jobs/{id}/cancel"), None).await;
-    for (name, beside, times) in &figures {
-        let alone = &figures.iter().find(|(other, beside, _)| other == name && *beside == "alone").unwrap().2;
-        println!(
-            "{name:<7} {beside:<18} {:>6} searches  p50 {:>7.2} ms ({:.2})  p99 {:>7.2} ms ({:.2})",
-            times.count,
-            times.p50,
-            times.p50 / alone.p50,
-            times.p99,
-            times.p99 / alone.p99
-        );
-    }
 }
