@@ -58,6 +58,17 @@ pub fn require_content_type(headers: &HeaderMap, accepted: &[&str]) -> Result<()
     ))
 }
 
+/// Reads a value that is JSON already, as strictly as a body.
+///
+/// # Errors
+/// `invalid_request` with the JSON pointer.
+pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let pointer = json_pointer(error.path());
+        Problem::field(pointer, without_position(&error.into_inner()))
+    })
+}
+
 /// Parses JSON strictly.
 ///
 /// # Errors

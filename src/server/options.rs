@@ -4,18 +4,20 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use expandr_models::device::DeviceChoice;
+use serde::{Deserialize, Serialize};
 
-use crate::search::request::Ranking;
+use super::operations::OperationOptions;
+use crate::{jobs::JobOptions, search::request::Ranking};
 
 /// Where things are.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
 #[command(next_help_heading = "Places")]
 pub struct Places {
     /// Address and port to listen on. Anything but loopback needs keys.
     #[arg(long, env = "EXPANDR_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
 
-    /// Folder of the documents, their vectors and the HNSW snapshot.
+    /// Folder of the service: bundles, documents, their vectors, the HNSW snapshot, the queue.
     #[arg(long, env = "EXPANDR_INDEX_DIR", default_value = "index/store/main")]
     pub index_dir: PathBuf,
 
@@ -25,9 +27,15 @@ pub struct Places {
 }
 
 /// Which models answer, and how they run.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
 #[command(next_help_heading = "Models")]
 pub struct Models {
+    /// A bundle that says which encoder, expander, adapters, gate and defaults to use: its folder, or the id of one that was
+    /// imported. What was activated over HTTP meanwhile goes on serving until this flag changes.
+    #[arg(long, env = "EXPANDR_BUNDLE", value_name = "DIR|ID",
+          conflicts_with_all = ["encoder", "encoder_adapter", "expander", "expander_adapter", "expander_model", "gate"])]
+    pub bundle: Option<String>,
+
     /// The retriever's encoder: a name in the models folder, a folder (sentence-transformers or Hugging Face
     /// layout), or a hub id where the network allows it.
     #[arg(long, env = "EXPANDR_ENCODER", default_value = expandr_models::weights::DEFAULT_ENCODER)]
@@ -53,10 +61,12 @@ pub struct Models {
 
     /// Bearer key for an OpenAI-compatible server.
     #[arg(long, env = "EXPANDR_EXPANDER_API_KEY", hide_env_values = true)]
+    #[serde(skip)]
     pub expander_api_key: Option<String>,
 
     /// Device of encoder and expander: auto, cpu, cuda[:N] or metal[:N].
     #[arg(long, env = "EXPANDR_DEVICE", default_value = "auto")]
+    #[serde(with = "device_by_name")]
     pub device: DeviceChoice,
 
     /// Quantise the language model while loading (mistralrs' ISQ): e.g. Q4K, Q8_0.
@@ -98,7 +108,7 @@ pub struct Models {
 }
 
 /// What runs the language model in this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum ExpanderEngine {
     /// `Batched` where it can run the checkpoint, else `Mistralrs`.
     Auto,
@@ -109,7 +119,7 @@ pub enum ExpanderEngine {
 }
 
 /// How exactly weights are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum ExpanderPrecision {
     /// Every bit.
     Exact,
@@ -120,7 +130,7 @@ pub enum ExpanderPrecision {
 }
 
 /// How searches run.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
 #[command(next_help_heading = "Search")]
 pub struct Search {
     /// What ranks the documents when a request doesn't say: vectors, words (BM25), or both, fused by their ranks.
@@ -143,13 +153,26 @@ pub struct Search {
     #[arg(long, env = "EXPANDR_LEXICAL_MEMORY_MIB", default_value_t = 64)]
     pub lexical_memory_mib: usize,
 
-    /// Whether to expand when a request doesn't say.
-    #[arg(long, env = "EXPANDR_EXPANSION", value_enum, default_value_t = Expansion::Always)]
-    pub expansion: Expansion,
+    /// Whether to expand when a request doesn't say [default: what the bundle says, else always]
+    #[arg(long, env = "EXPANDR_EXPANSION", value_enum)]
+    pub expansion: Option<Expansion>,
 
-    /// Tokens of a passage when a request doesn't say.
-    #[arg(long, env = "EXPANDR_EXPANSION_TOKENS", default_value_t = 64)]
-    pub expansion_tokens: usize,
+    /// Tokens of a passage when a request doesn't say [default: what the bundle says, else 64]
+    #[arg(long, env = "EXPANDR_EXPANSION_TOKENS")]
+    pub expansion_tokens: Option<usize>,
+
+    /// Temperature of a passage when a request doesn't say [default: what the bundle says, else 0, which is greedy]
+    #[arg(long, env = "EXPANDR_EXPANSION_TEMPERATURE")]
+    pub expansion_temperature: Option<f32>,
+
+    /// Nucleus of a sampled passage when a request doesn't say [default: what the bundle says, else 0.9]
+    #[arg(long, env = "EXPANDR_EXPANSION_TOP_P")]
+    pub expansion_top_p: Option<f32>,
+
+    /// The query's share in the averaged vector when a request doesn't say [default: what the bundle says, else what its gate
+    /// was fitted for, where that decides, else 0.5]
+    #[arg(long, env = "EXPANDR_QUERY_WEIGHT")]
+    pub query_weight: Option<f32>,
 
     /// Most tokens of a passage that a request may ask for.
     #[arg(long, env = "EXPANDR_EXPANSION_MAX_TOKENS", default_value_t = 512)]
@@ -189,7 +212,7 @@ pub struct Search {
 }
 
 /// Whether there is a lexical index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Lexical {
     /// Documents can be searched by their words.
     On,
@@ -198,7 +221,7 @@ pub enum Lexical {
 }
 
 /// Whether to expand when a request doesn't say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Expansion {
     /// Expand.
     Always,
@@ -208,8 +231,18 @@ pub enum Expansion {
     Off,
 }
 
+/// How the service changes from one bundle to another.
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+#[command(next_help_heading = "Bundles")]
+pub struct Changeover {
+    /// The share of the time that embedding documents for another bundle takes while searches are in flight, above 0 and at
+    /// most 1. While nobody searches, it takes all of it.
+    #[arg(long, env = "EXPANDR_REEMBED_SHARE", default_value_t = 0.5)]
+    pub reembed_share: f64,
+}
+
 /// What clients may do and how much of it.
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Serialize, Deserialize)]
 #[command(next_help_heading = "Limits and keys")]
 pub struct Limits {
     /// Texts (queries, passages, texts to embed) that are worked on at once; further requests get 429.
@@ -234,14 +267,17 @@ pub struct Limits {
 
     /// Keys of role read, separated by commas (two at most, so that keys can be changed without an outage).
     #[arg(long, env = "EXPANDR_READ_KEYS", value_delimiter = ',', hide_env_values = true)]
+    #[serde(skip)]
     pub read_keys: Vec<String>,
 
     /// Keys of role write; a write key may also read.
     #[arg(long, env = "EXPANDR_WRITE_KEYS", value_delimiter = ',', hide_env_values = true)]
+    #[serde(skip)]
     pub write_keys: Vec<String>,
 
     /// Keys of role admin; an admin key may do everything. Without one there are no admin routes.
     #[arg(long, env = "EXPANDR_ADMIN_KEYS", value_delimiter = ',', hide_env_values = true)]
+    #[serde(skip)]
     pub admin_keys: Vec<String>,
 
     /// Milliseconds between /readyz turning 503 and the end of accepting connections, so that a load balancer notices.
@@ -272,7 +308,7 @@ impl std::fmt::Debug for Limits {
 }
 
 /// Everything that `expandr serve` takes.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct ServeOptions {
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -285,5 +321,28 @@ pub struct ServeOptions {
     pub search: Search,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub changeover: Changeover,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub limits: Limits,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub jobs: JobOptions,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub operations: OperationOptions,
+}
+
+/// A device as the flag writes it.
+mod device_by_name {
+    use expandr_models::device::DeviceChoice;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(device: &DeviceChoice, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(device)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DeviceChoice, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
 }

@@ -28,15 +28,19 @@ pub fn supports(path: &Path) -> bool {
 /// As [`Decoder::load`].
 pub async fn load(path: &Path, options: DecoderOptions) -> Result<Arc<BatchedExpander>> {
     let path = fs_err::canonicalize(path)?;
-    let loading = tokio::task::spawn_blocking(move || {
+    // A thread of its own, which ends: the allocator would leave a part of the memory with a thread that lives on, when the
+    // decoder is dropped elsewhere.
+    let (sender, loading) = tokio::sync::oneshot::channel();
+    let load = move || {
         let decoder = Decoder::load(&path, &options)?;
         let mut id = weights_id(&path)?;
         if let Some(adapter) = &options.adapter {
             id = format!("{id}+{}", weights_id(adapter)?);
         }
         Ok::<_, Error>((decoder, id))
-    });
-    let broke = |error| Error::Engine { what: "batched", detail: format!("loading broke: {error}") };
+    };
+    std::thread::Builder::new().name("load-decoder".into()).spawn(move || drop(sender.send(load())))?;
+    let broke = |_| Error::Engine { what: "batched", detail: "loading broke: its thread panicked".into() };
     let (decoder, id) = loading.await.map_err(broke)??;
     let info = ExpanderInfo {
         engine: "batched",

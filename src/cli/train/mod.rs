@@ -52,6 +52,10 @@ pub(super) struct TrainArgs {
     #[arg(long, value_enum, default_value_t = Progress::Bar)]
     progress: Progress,
 
+    /// As the child of a server's job: end when the standard input ends.
+    #[arg(long, hide = true)]
+    supervised: bool,
+
     /// Print what is done, what would be done, and why; do nothing.
     #[arg(long)]
     dry_run: bool,
@@ -72,6 +76,9 @@ enum Progress {
 }
 
 pub(super) async fn run(args: TrainArgs) -> anyhow::Result<()> {
+    if args.supervised {
+        crate::jobs::end_with_parent();
+    }
     let mut recipe = Recipe::load(&args.recipe, &args.set)?;
     if let Some(out) = args.out {
         recipe.output = out;

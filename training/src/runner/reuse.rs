@@ -33,6 +33,7 @@ impl Run<'_> {
             self.hashes.save()?;
             let text = format!("taken from {}, where the same was done", other.display());
             self.observer.observe(&Event::Note { stage: &node.name(), text: &text });
+            self.observer.observe(&Event::StageSkipped { stage: &node.name() });
             return Ok(true);
         }
         Ok(false)
