@@ -1,21 +1,67 @@
 #!/usr/bin/env bash
-# The latency and throughput table of a server: raw, cached, expanded, and expanded within a budget, over 1, 8 and 32 connections.
+# Four cases of a server: raw, cached, always expanded, and always expanded within a budget of 300 ms.
 #
 # usage: loadtest/scenarios.sh QUERIES_JSONL REPORT_FOLDER [ENDPOINT]
-# EXPANDR_LOADTEST names the load generator (default: target/release/expandr-loadtest); DURATION is the time a cell (default 20s).
+#
+# Two parts: `table` (latency and throughput over 1, 8 and 32 connections) and `limits` (the highest rate that holds the
+# case's objectives, and then OVERLOAD times that rate). Settings are environment variables:
+#   PARTS (default "table limits"), CASES (default "raw cached always budget")
+#   START              a command that starts the server; each run then has a fresh one, whose memory and CPU are recorded
+#   PID                the process of a server that runs already, to record the same
+#   DURATION (20s)     how long each load is measured;  WARMUP (2s) before it
+#   OVERLOAD (10)      times the limit, for OVERLOAD_DURATION (60s; 10m shows whether memory stays flat)
+#   EXPANDR_LOADTEST   the load generator (default target/release/expandr-loadtest)
+# Each run leaves NAME.json and NAME.html in the folder. The exit code is 1 when an objective was missed, 2 when a load
+# could not be run.
 set -euo pipefail
 queries=${1:?a queries.jsonl} folder=${2:?a folder for the reports} endpoint=${3:-http://127.0.0.1:8080}
-load=${EXPANDR_LOADTEST:-target/release/expandr-loadtest} duration=${DURATION:-20s}
+load=${EXPANDR_LOADTEST:-target/release/expandr-loadtest}
+parts=${PARTS:-table limits} cases=${CASES:-raw cached always budget}
 mkdir -p "$folder"
+missed=0
 
 run() {
-    local name=$1
+    local name=$1 code=0
     shift
     echo "== $name"
-    "$load" --endpoint "$endpoint" --queries "$queries" --duration "$duration" --report "$folder/$name.json" "$@"
+    local process=()
+    [[ -n ${START:-} ]] && process=(--start "$START" --server-log "$folder/$name.server.log")
+    [[ -n ${PID:-} ]] && process=(--pid "$PID")
+    "$load" --title "$name" --endpoint "$endpoint" --queries "$queries" --duration "${DURATION:-20s}" \
+        --warmup "${WARMUP:-2s}" --report "$folder/$name.json" --html "$folder/$name.html" "${process[@]}" "$@" || code=$?
+    case $code in
+    0) ;;
+    1) missed=1 ;;
+    *) exit 2 ;;
+    esac
 }
-run raw --connections 1,8,32 --expansion off --objective 'own.p50<1ms'
-run cached --connections 1,8,32 --expansion always --max-tokens 64 --timeout-ms 20000 --cached 1 --hot 4
-run always --connections 1,8,32 --expansion always --max-tokens 64 --timeout-ms 30000 --timeout 60s --cached 0
-run budget --connections 1,8 --expansion always --max-tokens 64 --timeout-ms 300 --cached 0 --objective 'p99<350ms'
-run budget-open-loop --rate 2 --expansion always --max-tokens 64 --timeout-ms 300 --cached 0 --objective 'p99<350ms' --objective 'errors<=0%'
+
+# What is asked: the same for both parts.
+declare -A ask=(
+    [raw]="--expansion off"
+    [cached]="--expansion always --max-tokens 64 --timeout-ms 20000 --cached 1 --hot 4"
+    [always]="--expansion always --max-tokens 64 --timeout-ms 30000 --timeout 60s --cached 0"
+    [budget]="--expansion always --max-tokens 64 --timeout-ms 300 --cached 0 --degraded-is-good"
+)
+# Part `limits`: the first rate tried, the p99 in milliseconds, and whatever else must hold.
+declare -A start=([raw]=20 [cached]=8 [always]=0.5 [budget]=2)
+declare -A p99=([raw]=100 [cached]=250 [always]=10000 [budget]=350)
+declare -A more=([raw]="" [cached]="--objective cached>=99%" [always]="--objective degraded<=1%" [budget]="")
+
+for case in $cases; do
+    # The words of a case are split on purpose: none holds a space.
+    # shellcheck disable=SC2086
+    if [[ " $parts " == *" table "* ]]; then
+        run "$case-table" --connections "${CONNECTIONS:-1,8,32}" ${ask[$case]}
+    fi
+    # shellcheck disable=SC2086
+    if [[ " $parts " == *" limits "* ]]; then
+        run "$case-limit" --find-limit "${start[$case]}" ${ask[$case]} ${more[$case]} \
+            --objective "p99<=${p99[$case]}ms" --objective 'errors<=1%' --within "${p99[$case]}ms" \
+            --overload "${OVERLOAD:-10}" --overload-duration "${OVERLOAD_DURATION:-60s}" \
+            --overload-objective 'goodput-of-peak>=90%' --overload-objective 'unexpected<=0%' \
+            --overload-objective "p99<=${p99[$case]}ms" \
+            $([[ -n ${START:-}${PID:-} ]] && echo --overload-objective 'memory-growth<=5%')
+    fi
+done
+exit $missed

@@ -1,7 +1,6 @@
 //! When requests start: at a fixed rate whatever the server does, or one after the other over each connection.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
@@ -9,52 +8,89 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::mpsc;
 
-use crate::args::{Args, Arrivals, Plan};
-use crate::measure::{Phase, Sample};
-use crate::queries::Queries;
+use crate::bounds::{Bounds, Permit};
+use crate::figures::Sample;
+use crate::measure::Phase;
+use crate::plan::{Arrivals, Pace};
+use crate::progress::Progress;
+use crate::queries::{Queries, Request};
 use crate::target::Target;
 
-/// Runs one load: warm-up, the measured time, and then until every request under way has its answer.
-pub(crate) async fn drive(plan: Plan, args: &Args, target: &Target, queries: Arc<Queries>) -> Result<Phase> {
-    let (samples, mut received) = mpsc::unbounded_channel();
-    let start = Instant::now();
-    let clock = Clock { measure_from: start + args.warmup.0, end: start + args.warmup.0 + args.duration.0 };
-    let shooter = Shooter { target: target.clone(), queries, samples, measure_from: clock.measure_from };
-    let within = args.within.map(|within| within.0);
-    let mut phase = Phase::new(plan, args.duration.0, within, target.batch());
-    let recorder = tokio::spawn(async move {
-        while let Some(sample) = received.recv().await {
-            phase.record(sample);
-        }
-        phase.close(clock.measure_from);
-        phase
-    });
-    match plan {
-        Plan::Open { rate, arrivals } => {
-            let schedule = Schedule::new(rate, arrivals, args.seed);
-            let limit = args.max_in_flight;
-            let runtime = tokio::runtime::Handle::current();
-            tokio::task::spawn_blocking(move || open_loop(&runtime, &shooter, schedule, clock, limit))
-                .await?;
-        }
-        Plan::Closed { connections } => {
-            let mut workers = Vec::new();
-            for _ in 0..connections {
-                let worker = Shooter { target: shooter.target.alone()?, ..shooter.clone() };
-                workers.push(tokio::spawn(closed_loop(worker, clock)));
+/// What every load of a run is given.
+#[derive(Clone)]
+pub(crate) struct Generator {
+    pub(crate) target: Target,
+    pub(crate) queries: Arc<Queries>,
+    pub(crate) bounds: Arc<Bounds>,
+    pub(crate) seed: u64,
+}
+
+impl Generator {
+    /// Runs one load: warm-up, the measured time, and then until every request under way has its answer. `phase` takes
+    /// in what is measured; `progress` shows it.
+    /// `number` tells the random arrivals of this load from those of the others.
+    pub(crate) async fn drive(&self, phase: Phase, number: u64, progress: Progress) -> Result<Phase> {
+        let plan = phase.plan;
+        let (samples, received) = mpsc::unbounded_channel();
+        let start = Instant::now();
+        let measure_from = start + plan.warmup;
+        let clock = Clock { start, measure_from, end: measure_from + plan.duration };
+        let recorder = tokio::spawn(record(phase, received, progress, clock, Arc::clone(&self.bounds)));
+        let shooter = Shooter { generator: self.clone(), samples, measure_from };
+        match plan.pace {
+            Pace::Open { rate, arrivals } => {
+                let schedule = Schedule::new(rate, arrivals, self.seed.wrapping_add(number));
+                let runtime = tokio::runtime::Handle::current();
+                tokio::task::spawn_blocking(move || open_loop(&runtime, &shooter, schedule, clock)).await?;
             }
-            drop(shooter);
-            for worker in workers {
-                worker.await?;
+            Pace::Closed { connections } => {
+                let mut workers = Vec::new();
+                for _ in 0..connections {
+                    let mut worker = shooter.clone();
+                    worker.generator.target = self.target.alone()?;
+                    workers.push(tokio::spawn(closed_loop(worker, clock)));
+                }
+                drop(shooter);
+                for worker in workers {
+                    worker.await?;
+                }
+            }
+        }
+        // The channel closes when the last request under way has reported.
+        recorder.await.map_err(|error| anyhow!("the recorder failed: {error}"))
+    }
+}
+
+/// Owns the histograms of a load, and shows how it goes on.
+async fn record(
+    mut phase: Phase,
+    mut received: mpsc::UnboundedReceiver<Sample>,
+    progress: Progress,
+    clock: Clock,
+    bounds: Arc<Bounds>,
+) -> Phase {
+    let mut tick = tokio::time::interval(Duration::from_millis(200));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            sample = received.recv() => match sample {
+                Some(sample) => phase.record(&sample),
+                None => break,
+            },
+            _ = tick.tick() => {
+                phase.most_under_way = phase.most_under_way.max(bounds.under_way());
+                progress.show(&phase, clock.start.elapsed(), bounds.under_way());
             }
         }
     }
-    // The channel closes when the last request under way has reported.
-    recorder.await.map_err(|error| anyhow!("the recorder failed: {error}"))
+    phase.close(clock.measure_from);
+    progress.done(&phase);
+    phase
 }
 
 #[derive(Clone, Copy)]
 struct Clock {
+    start: Instant,
     measure_from: Instant,
     end: Instant,
 }
@@ -62,68 +98,69 @@ struct Clock {
 /// What one request needs.
 #[derive(Clone)]
 struct Shooter {
-    target: Target,
-    queries: Arc<Queries>,
+    generator: Generator,
     samples: mpsc::UnboundedSender<Sample>,
     measure_from: Instant,
 }
 
 impl Shooter {
-    fn draw(&self) -> Vec<String> {
-        (0..self.target.batch()).map(|_| self.queries.next()).collect()
-    }
-
-    async fn shoot(&self, due: Instant, queries: Vec<String>) {
+    async fn shoot(&self, due: Instant, request: Request, permit: Permit) {
         let lag = due.elapsed();
-        let outcome = self.target.send(queries).await;
-        self.report(due, Sample { latency: due.elapsed(), lag, outcome: Some(outcome) });
+        let Request { kind, queries } = request;
+        let searches = queries.len() as u64;
+        let outcome = self.generator.target.send(&self.generator.queries.kinds()[kind], queries).await;
+        drop(permit);
+        if due >= self.measure_from {
+            let (due, latency) = (due - self.measure_from, due.elapsed());
+            // The recorder lives as long as a sender does.
+            let _ = self.samples.send(Sample { kind, searches, due, latency, lag, outcome: Ok(outcome) });
+        }
     }
 
-    fn report(&self, due: Instant, sample: Sample) {
-        if due >= self.measure_from {
-            // The recorder lives as long as a sender does.
-            let _ = self.samples.send(sample);
+    /// Starts the request, or reports the bound that is reached.
+    fn admit(&self, due: Instant) -> Option<(Request, Permit)> {
+        let request = self.generator.queries.draw();
+        match self.generator.bounds.admit() {
+            Ok(permit) => Some((request, permit)),
+            Err(bound) => {
+                let unsent = Sample {
+                    kind: request.kind,
+                    searches: request.queries.len() as u64,
+                    due: due.saturating_duration_since(self.measure_from),
+                    latency: Duration::ZERO,
+                    lag: Duration::ZERO,
+                    outcome: Err(bound),
+                };
+                // Also one of the warm-up: what a bound held back is never silent.
+                let _ = self.samples.send(unsent);
+                None
+            }
         }
     }
 }
 
+/// A connection ends with its time, or with the first request that a bound keeps from being sent.
 async fn closed_loop(shooter: Shooter, clock: Clock) {
     while Instant::now() < clock.end {
-        shooter.shoot(Instant::now(), shooter.draw()).await;
+        let due = Instant::now();
+        let Some((request, permit)) = shooter.admit(due) else { return };
+        shooter.shoot(due, request, permit).await;
     }
 }
 
 /// Starts requests on time from a thread of its own. A late wake-up starts all that are due, each counted from when it
 /// was due.
-fn open_loop(
-    runtime: &tokio::runtime::Handle,
-    shooter: &Shooter,
-    schedule: Schedule,
-    clock: Clock,
-    limit: usize,
-) {
-    let in_flight = Arc::new(AtomicUsize::new(0));
-    let start = Instant::now();
+fn open_loop(runtime: &tokio::runtime::Handle, shooter: &Shooter, schedule: Schedule, clock: Clock) {
     for offset in schedule {
-        let due = start + offset;
+        let due = clock.start + offset;
         if due >= clock.end {
             return;
         }
-        let wait = due.saturating_duration_since(Instant::now());
-        if !wait.is_zero() {
-            std::thread::sleep(wait);
+        shooter.generator.bounds.sleep_until(due);
+        if let Some((request, permit)) = shooter.admit(due) {
+            let shooter = shooter.clone();
+            runtime.spawn(async move { shooter.shoot(due, request, permit).await });
         }
-        if in_flight.load(Ordering::Relaxed) >= limit {
-            shooter.report(due, Sample { latency: Duration::ZERO, lag: Duration::ZERO, outcome: None });
-            continue;
-        }
-        in_flight.fetch_add(1, Ordering::Relaxed);
-        let (shooter, in_flight) = (shooter.clone(), Arc::clone(&in_flight));
-        let queries = shooter.draw();
-        runtime.spawn(async move {
-            shooter.shoot(due, queries).await;
-            in_flight.fetch_sub(1, Ordering::Relaxed);
-        });
     }
 }
 

@@ -1,14 +1,18 @@
-//! What must hold: `p99<350ms`, `errors<0.1%`, `own.p50<1ms`.
+//! What must hold: `p99<350ms`, `errors<0.1%`, `own.p50<1ms`, `cached:p95<20ms`.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::measure::{Phase, Times};
+use crate::figures::Figures;
+use crate::measure::Phase;
+use crate::times::Times;
 
 /// One condition on the figures of a load.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Objective {
     text: String,
+    /// Only of this kind of request.
+    kind: Option<String>,
     figure: Figure,
     comparison: Comparison,
     limit: f64,
@@ -22,12 +26,30 @@ enum Figure {
         statistic: Statistic,
     },
     /// Fractions.
-    Errors,
-    Shed,
-    Expansion(&'static str),
+    Share(Share),
     /// Searches a second.
     Throughput,
     Goodput,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Share {
+    /// Searches without hits.
+    Errors,
+    /// Searches turned away by 429 or 503.
+    Refused,
+    /// Requests turned away by 429.
+    Shed,
+    /// Searches neither answered nor refused.
+    Unexpected,
+    /// Searches answered as wanted.
+    Good,
+    /// Answered searches with this expansion status.
+    Expansion(&'static str),
+    /// Goodput by the highest of the loads before.
+    GoodputOfPeak,
+    /// How much the server's memory grew.
+    MemoryGrowth,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,7 +77,11 @@ pub(crate) struct Verdict {
 
 impl Objective {
     pub(crate) fn judge(&self, phase: &Phase) -> Verdict {
-        let measured = self.figure.measure(phase);
+        let figures = match &self.kind {
+            None => Some(&phase.all),
+            Some(name) => phase.kind(name),
+        };
+        let measured = figures.and_then(|figures| self.figure.measure(phase, figures));
         let holds = measured.is_some_and(|measured| match self.comparison {
             Comparison::Less => measured < self.limit,
             Comparison::LessOrEqual => measured <= self.limit,
@@ -63,6 +89,16 @@ impl Objective {
             Comparison::GreaterOrEqual => measured >= self.limit,
         });
         Verdict { measured, holds }
+    }
+
+    /// The kind that it is about.
+    pub(crate) fn kind(&self) -> Option<&str> {
+        self.kind.as_deref()
+    }
+
+    /// Whether it bounds how many searches may go without an answer.
+    pub(crate) fn bounds_errors(&self) -> bool {
+        matches!(self.figure, Figure::Share(Share::Errors | Share::Good | Share::Refused | Share::Shed))
     }
 
     /// A measured value with the unit of this objective.
@@ -76,21 +112,42 @@ impl Objective {
 }
 
 impl Figure {
-    fn measure(&self, phase: &Phase) -> Option<f64> {
+    fn measure(&self, phase: &Phase, figures: &Figures) -> Option<f64> {
         match self {
             Self::Time { series, statistic } => {
                 let times = match series {
-                    None => &phase.latency,
+                    None => &figures.latency,
                     Some(name) => phase.server.get(name)?,
                 };
                 (times.count() > 0).then(|| statistic.of(times))
             }
-            _ if phase.requests == 0 => None,
-            Self::Errors => Some(phase.error_share()),
-            Self::Shed => Some(phase.shed_share()),
-            Self::Expansion(status) => (phase.answered > 0).then(|| phase.expansion_share(status)),
-            Self::Throughput => Some(phase.throughput()),
-            Self::Goodput => Some(phase.goodput()),
+            _ if figures.requests == 0 => None,
+            Self::Share(share) => share.measure(phase, figures),
+            Self::Throughput => Some(phase.per_second(figures.tally.answered)),
+            Self::Goodput => Some(phase.per_second(figures.tally.good)),
+        }
+    }
+
+    /// Whether it is of the whole server, not of a kind of request.
+    fn is_of_the_server(&self) -> bool {
+        matches!(
+            self,
+            Self::Time { series: Some(_), .. } | Self::Share(Share::GoodputOfPeak | Share::MemoryGrowth)
+        )
+    }
+}
+
+impl Share {
+    fn measure(self, phase: &Phase, figures: &Figures) -> Option<f64> {
+        match self {
+            Self::Errors => Some(figures.error_share()),
+            Self::Refused => Some(figures.refused_share()),
+            Self::Shed => Some(figures.shed_share()),
+            Self::Unexpected => Some(figures.unexpected_share()),
+            Self::Good => Some(figures.good_share()),
+            Self::Expansion(status) => (figures.tally.answered > 0).then(|| figures.expansion_share(status)),
+            Self::GoodputOfPeak => phase.goodput_of_peak(),
+            Self::MemoryGrowth => phase.usage.as_ref()?.memory_growth(),
         }
     }
 }
@@ -117,7 +174,8 @@ impl FromStr for Objective {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |detail: &str| {
             format!(
-                "{detail}; write an objective like p99<350ms, own.p50<1ms, errors<0.1%, degraded<=5% or goodput>20/s"
+                "{detail}; write an objective like p99<350ms, own.p50<1ms, errors<0.1%, degraded<=5%, good>=90%, \
+                 unexpected<=0%, goodput>20/s or, of one kind of request, cached:p95<20ms"
             )
         };
         let at = text.find(['<', '>']).ok_or_else(|| wrong("no < or > in it"))?;
@@ -128,20 +186,32 @@ impl FromStr for Objective {
             (_, Some(value)) => (Comparison::GreaterOrEqual, value),
             (_, None) => (Comparison::Greater, &rest[1..]),
         };
-        let figure = parse_figure(name.trim()).ok_or_else(|| wrong("it names no known figure"))?;
+        let (kind, name) = match name.trim().split_once(':') {
+            Some((kind, name)) => (Some(kind.trim().to_owned()), name.trim()),
+            None => (None, name.trim()),
+        };
+        let figure = parse_figure(name).ok_or_else(|| wrong("it names no known figure"))?;
+        if kind.is_some() && figure.is_of_the_server() {
+            return Err(wrong("this figure is of the whole server, not of a kind of request"));
+        }
         let limit =
             parse_limit(&figure, value.trim()).ok_or_else(|| wrong("the limit or its unit is wrong"))?;
-        Ok(Self { text: text.to_owned(), figure, comparison, limit })
+        Ok(Self { text: text.to_owned(), kind, figure, comparison, limit })
     }
 }
 
 fn parse_figure(name: &str) -> Option<Figure> {
     match name {
-        "errors" => return Some(Figure::Errors),
-        "shed" => return Some(Figure::Shed),
-        "degraded" => return Some(Figure::Expansion("degraded")),
-        "cached" => return Some(Figure::Expansion("cached")),
-        "applied" => return Some(Figure::Expansion("applied")),
+        "errors" => return Some(Figure::Share(Share::Errors)),
+        "refused" => return Some(Figure::Share(Share::Refused)),
+        "shed" => return Some(Figure::Share(Share::Shed)),
+        "unexpected" => return Some(Figure::Share(Share::Unexpected)),
+        "good" => return Some(Figure::Share(Share::Good)),
+        "degraded" => return Some(Figure::Share(Share::Expansion("degraded"))),
+        "cached" => return Some(Figure::Share(Share::Expansion("cached"))),
+        "applied" => return Some(Figure::Share(Share::Expansion("applied"))),
+        "goodput-of-peak" => return Some(Figure::Share(Share::GoodputOfPeak)),
+        "memory-growth" => return Some(Figure::Share(Share::MemoryGrowth)),
         "throughput" => return Some(Figure::Throughput),
         "goodput" => return Some(Figure::Goodput),
         _ => {}
@@ -178,32 +248,29 @@ fn parse_limit(figure: &Figure, text: &str) -> Option<f64> {
         (Figure::Time { .. }, "ms") => Some(number),
         (Figure::Time { .. }, "s") => Some(number * 1e3),
         (Figure::Throughput | Figure::Goodput, "/s" | "") => Some(number),
-        (Figure::Errors | Figure::Shed | Figure::Expansion(_), "%") => Some(number / 100.0),
-        (Figure::Errors | Figure::Shed | Figure::Expansion(_), "") => Some(number),
+        (Figure::Share(_), "%") => Some(number / 100.0),
+        (Figure::Share(_), "") => Some(number),
         _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::args::Plan;
-    use crate::measure::Sample;
-    use crate::target::{Outcome, SearchOutcome};
+    use crate::figures::Good;
+    use crate::measure::tests::{phase as empty, sample};
 
     fn phase() -> Phase {
-        let mut phase = Phase::new(Plan::Closed { connections: 1 }, Duration::from_secs(10), None, 1);
+        let mut phase = empty(10, Good::default());
         for number in 1..=100 {
-            let latency = Duration::from_millis(number);
-            let mut search = SearchOutcome { expansion: "applied".into(), ..SearchOutcome::default() };
-            search.times_ms.insert("own".into(), 0.5);
-            let status = if number <= 98 { Ok(200) } else { Ok(500) };
-            let searches = if number <= 98 { vec![search] } else { Vec::new() };
-            let outcome = Outcome { status, searches, elapsed: latency, detail: None };
-            phase.record(Sample { latency, lag: Duration::ZERO, outcome: Some(outcome) });
+            let (status, expansions) = match number {
+                99 => (Ok(429), &[][..]),
+                100 => (Ok(500), &[][..]),
+                _ => (Ok(200), &["applied"][..]),
+            };
+            phase.record(&sample(status, number, expansions));
         }
+        phase.peak_goodput = Some(10.0);
         phase
     }
 
@@ -225,6 +292,16 @@ mod tests {
             ("applied>=100%", true),
             ("throughput>9/s", true),
             ("goodput>9.8", false),
+            ("good>=98%", true),
+            ("refused<=1%", true),
+            ("unexpected<=0%", false),
+            ("unexpected<=1%", true),
+            ("goodput-of-peak>=98%", true),
+            ("goodput-of-peak>=99%", false),
+            ("memory-growth<=100%", false),
+            ("all:p99<100ms", true),
+            ("all:errors<1%", false),
+            ("other:p99<100s", false),
         ] {
             let objective: Objective = text.parse().unwrap();
             assert_eq!(objective.judge(&phase).holds, holds, "{text}: {:?}", objective.judge(&phase));
@@ -233,7 +310,7 @@ mod tests {
 
     #[test]
     fn nothing_measured_holds_nothing() {
-        let empty = Phase::new(Plan::Closed { connections: 1 }, Duration::from_secs(1), None, 1);
+        let empty = empty(1, Good::default());
         for text in ["p99<350ms", "errors<1%", "degraded<1%"] {
             assert!(!text.parse::<Objective>().unwrap().judge(&empty).holds, "{text}");
         }
@@ -252,6 +329,9 @@ mod tests {
             "p99<-3ms",
             ".p50<1ms",
             "throughput<3%",
+            "cached:own.p50<1ms",
+            "cached:memory-growth<5%",
+            "cached:",
         ] {
             assert!(text.parse::<Objective>().is_err(), "{text}");
         }

@@ -75,8 +75,12 @@ pub(super) async fn json(response: Response) -> anyhow::Result<Value> {
     for error in body["errors"].as_array().into_iter().flatten() {
         let (pointer, detail) =
             (error["pointer"].as_str().unwrap_or(""), error["detail"].as_str().unwrap_or(""));
+        if pointer.is_empty() && message.contains(detail) {
+            continue;
+        }
         let line = error["line"].as_u64().map(|line| format!("line {line} ")).unwrap_or_default();
-        message.push_str(&format!("\n  {line}{pointer}: {detail}"));
+        let colon = if pointer.is_empty() { "" } else { ": " };
+        message.push_str(&format!("\n  {line}{pointer}{colon}{detail}"));
     }
     bail!(message)
 }

@@ -110,7 +110,7 @@ impl Datasets {
         Ok(self.folder.join(self.get(name)?.file_name()))
     }
 
-    /// Puts the lines of a dataset at `target`, which must not be there yet, and gives what is known of them: a hard link
+    /// Puts the lines of a dataset at `target`, in place of what is there, and gives what is known of them: a hard link
     /// where the disk allows it, else a copy. They stay there whatever becomes of the dataset. Blocking.
     ///
     /// # Errors
@@ -118,10 +118,7 @@ impl Datasets {
     pub fn copy_to(&self, name: &str, target: &Path) -> Result<Dataset, Problem> {
         let known = self.known.lock(); // held, so that the file is not replaced meanwhile
         let dataset = known.get(name).cloned().ok_or_else(|| unknown(name))?;
-        let path = self.folder.join(dataset.file_name());
-        if std::fs::hard_link(&path, target).is_err() {
-            fs_err::copy(&path, target).map_err(|error| disk(&error))?;
-        }
+        place(&self.folder.join(dataset.file_name()), target).map_err(|error| disk(&error))?;
         Ok(dataset)
     }
 
@@ -218,6 +215,17 @@ impl Datasets {
     fn description(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.json"))
     }
+}
+
+/// Links or copies a file to `target`, as a whole. What is at `target` may be a link to a dataset's lines itself, so it is
+/// replaced and never written to.
+fn place(lines: &Path, target: &Path) -> std::io::Result<()> {
+    let partial = Partial(files::partial(target));
+    if std::fs::hard_link(lines, &partial.0).is_err() {
+        fs_err::copy(lines, &partial.0)?;
+        fs_err::File::open(&partial.0)?.sync_all()?;
+    }
+    files::install(&partial.0, target)
 }
 
 /// A file that is removed when it was not put in place.

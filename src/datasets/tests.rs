@@ -32,8 +32,11 @@ async fn a_dataset_is_there_after_a_restart_and_is_replaced_as_a_whole() {
     let datasets = open(folder.path());
     let (dataset, replaced) = datasets.put("mine", body(PAIR)).await.unwrap();
     assert_eq!((dataset.pairs, replaced), (1, false));
-    let copy = folder.path().parent().unwrap().join(format!("{}.copy", uuid::Uuid::new_v4()));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let copy = elsewhere.path().join("pairs.jsonl");
     datasets.copy_to("mine", &copy).unwrap();
+    datasets.copy_to("mine", &copy).unwrap();
+    assert_eq!(content(&datasets, "mine"), PAIR, "copying to a link of itself does no harm");
     let datasets = open(folder.path());
     assert_eq!(datasets.list(), [dataset]);
     assert_eq!(content(&datasets, "mine"), PAIR);
@@ -42,7 +45,9 @@ async fn a_dataset_is_there_after_a_restart_and_is_replaced_as_a_whole() {
     assert_eq!(content(&datasets, "mine"), PAIR.repeat(3));
     assert_eq!(names(folder.path()).len(), 2, "the old lines are gone: {:?}", names(folder.path()));
     assert_eq!(fs_err::read_to_string(&copy).unwrap(), PAIR, "what was copied stays as it was");
-    fs_err::remove_file(copy).unwrap();
+    assert_eq!(names(elsewhere.path()), ["pairs.jsonl"]);
+    datasets.copy_to("mine", &copy).unwrap();
+    assert_eq!(fs_err::read_to_string(&copy).unwrap(), PAIR.repeat(3));
     // The same lines again: their file is the same one, and must not be removed as the old one.
     assert!(datasets.put("mine", body(&PAIR.repeat(3))).await.unwrap().1);
     assert_eq!(content(&datasets, "mine"), PAIR.repeat(3));

@@ -293,7 +293,8 @@ mod tests {
         assert_eq!(store.size().events, 4);
         store.append(&event("2026-11-01T13:00:00Z", "herons", "c")).unwrap();
         let text = fs_err::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().map(|line| serde_json::from_str::<Event>(line).unwrap()).count(), 3);
+        let events: Vec<Event> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((events.len(), events[2].query.as_str()), (3, "herons"));
         assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 3);
     }
 }

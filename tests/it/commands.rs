@@ -15,11 +15,15 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use expandr::{feedback::FeedbackSettings, http::auth::Keys};
 use futures::StreamExt;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, runtime::Runtime};
 
-use crate::process::BINARY;
+use crate::{
+    process::BINARY,
+    service::{Double, Setup},
+};
 
 const KEY: &str = "admin-key-0123456789";
 
@@ -39,8 +43,22 @@ struct Mock {
 
 type Shared = Arc<Mutex<Mock>>;
 
+/// A mock that serves; its connections end with it, as those of a killed process do.
+struct Serving {
+    address: SocketAddr,
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// Starts the mock; `address` lets it come back where it was.
-async fn serve(mock: &Shared, address: &str) -> (SocketAddr, JoinHandle<()>) {
+async fn serve(mock: &Shared, address: &str) -> Serving {
     let router = Router::new()
         .route("/admin/jobs", post(start).get(list))
         .route("/admin/jobs/{id}", get(job))
@@ -53,6 +71,7 @@ async fn serve(mock: &Shared, address: &str) -> (SocketAddr, JoinHandle<()>) {
         .route("/admin/bundles/import", post(|| async { Json(json!({"id": "bundle-new"})) }))
         .layer(axum::middleware::from_fn_with_state(mock.clone(), remember))
         .with_state(mock.clone());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut bound = TcpListener::bind(address).await;
     for _ in 0..100 {
         if bound.is_ok() {
@@ -61,9 +80,23 @@ async fn serve(mock: &Shared, address: &str) -> (SocketAddr, JoinHandle<()>) {
         tokio::time::sleep(Duration::from_millis(20)).await;
         bound = TcpListener::bind(address).await;
     }
-    let listener = bound.unwrap();
+    let listener = bound.unwrap().into_std().unwrap();
     let address = listener.local_addr().unwrap();
-    (address, tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }))
+    runtime.spawn(async move {
+        axum::serve(TcpListener::from_std(listener).unwrap(), router).await.unwrap();
+    });
+    Serving { address, runtime: Some(runtime) }
+}
+
+/// Waits until `what` is so.
+async fn until(what: impl Fn() -> bool) {
+    for _ in 0..3_000 {
+        if what() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it did not happen within 30 seconds");
 }
 
 async fn remember(State(mock): State<Shared>, request: Request, next: axum::middleware::Next) -> Response {
@@ -176,7 +209,8 @@ fn told(output: Output) -> (i32, String, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_are_started_listed_shown_cancelled_and_resumed() {
     let mock = mock(running("dpo", 3));
-    let (address, _server) = serve(&mock, "127.0.0.1:0").await;
+    let server = serve(&mock, "127.0.0.1:0").await;
+    let address = server.address;
     let line = "jobs start retrain --recipe smoke --set dpo.epochs=1 --collection scifact --when not_worse --idempotency-key k-1";
     assert_eq!(run(address, line).await, (0, "job-1\n".to_owned(), String::new()));
     {
@@ -228,17 +262,13 @@ async fn watching_tells_progress_and_how_it_ended() {
             ended(status),
         ];
         mock.lock().unwrap().events = told.iter().zip(1..).map(|(job, id)| event(id, job)).collect();
-        let (address, _server) = serve(&mock, "127.0.0.1:0").await;
+        let server = serve(&mock, "127.0.0.1:0").await;
+        let address = server.address;
         let after = mock.clone();
         let ends = tokio::spawn(async move {
             // The job itself says so from when its events were asked for.
-            loop {
-                if after.lock().unwrap().asked.iter().any(|(asked, _)| asked.ends_with("/events")) {
-                    after.lock().unwrap().job = ended(status);
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            until(|| after.lock().unwrap().asked.iter().any(|(asked, _)| asked.ends_with("/events"))).await;
+            after.lock().unwrap().job = ended(status);
         });
         let (code, out, err) = run(address, "jobs watch job-1").await;
         ends.await.unwrap();
@@ -271,19 +301,16 @@ async fn watching_tells_progress_and_how_it_ended() {
 async fn watching_outlives_the_server() {
     let mock = mock(running("dpo", 1));
     mock.lock().unwrap().events = vec![event(41, &running("dpo", 2)), event(42, &running("dpo", 4))];
-    let (address, server) = serve(&mock, "127.0.0.1:0").await;
+    let server = serve(&mock, "127.0.0.1:0").await;
+    let address = server.address;
     let watching = tokio::spawn(async move { run(address, "jobs watch job-1 --patience 30").await });
     let asked_for_events = |mock: &Shared| {
         let mock = mock.lock().unwrap();
         mock.asked.iter().filter(|(asked, _)| asked.ends_with("/events")).count()
     };
-    while asked_for_events(&mock) == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| asked_for_events(&mock) == 1).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    server.abort();
-    // Connections of the old server live on in their tasks: end its streams as a killed process would.
-    mock.lock().unwrap().stream_stays_open = false;
+    drop(server);
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(!watching.is_finished());
     {
@@ -291,10 +318,8 @@ async fn watching_outlives_the_server() {
         mock.events = vec![event(43, &running("contrastive", 9)), event(44, &ended("succeeded"))];
         mock.job = running("contrastive", 8);
     }
-    let (_, server) = serve(&mock, &address.to_string()).await;
-    while asked_for_events(&mock) == 1 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let server = serve(&mock, &address.to_string()).await;
+    until(|| asked_for_events(&mock) == 2).await;
     mock.lock().unwrap().job = ended("succeeded");
     let (code, _, err) = watching.await.unwrap();
     assert_eq!(code, 0, "{err}");
@@ -303,22 +328,20 @@ async fn watching_outlives_the_server() {
     let resumed =
         mock.asked.iter().zip(&mock.headers).rfind(|((asked, _), _)| asked.ends_with("/events")).unwrap();
     assert_eq!(resumed.1["last-event-id"], "42", "it goes on after what it has seen");
-    server.abort();
+    drop(server);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watching_ends_when_the_server_stays_away_or_knows_no_such_job() {
     let mock = mock(running("dpo", 1));
     mock.lock().unwrap().stream_stays_open = false;
-    let (address, server) = serve(&mock, "127.0.0.1:0").await;
+    let server = serve(&mock, "127.0.0.1:0").await;
+    let address = server.address;
     let (code, _, err) = run(address, "jobs watch job-2").await;
     assert!(code == 1 && err.contains("there is no job `job-2`"), "{err}");
     let watching = tokio::spawn(async move { run(address, "jobs watch job-1 --patience 2").await });
-    while mock.lock().unwrap().asked.len() < 4 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    server.abort();
-    let _ = server.await;
+    until(|| mock.lock().unwrap().asked.len() >= 4).await;
+    drop(server);
     let (code, _, err) = watching.await.unwrap();
     assert!(code == 1 && err.contains("without being watched"), "{err}");
     let (code, _, err) = run(address, "jobs watch job-1").await;
@@ -333,7 +356,8 @@ async fn bundles_are_changed_and_waited_for() {
     };
     let under_way = json!({"stage": "embedding", "done": 1, "total": 2});
     let mock = mock(Value::Null);
-    let (address, _server) = serve(&mock, "127.0.0.1:0").await;
+    let server = serve(&mock, "127.0.0.1:0").await;
+    let address = server.address;
     let set = |bundles: Vec<Value>| mock.lock().unwrap().bundles = bundles;
     set(vec![state("bundle-1", "", Value::Null)]);
     let (code, out, _) = run(address, "bundles list").await;
@@ -357,4 +381,52 @@ async fn bundles_are_changed_and_waited_for() {
     assert!(code == 0 && out.contains("under way"), "{out}");
     assert_eq!(run(address, "bundles import /tmp/x --name new").await.1, "bundle-new\n");
     assert_eq!(mock.lock().unwrap().asked.last().unwrap().1, json!({"path": "/tmp/x", "name": "new"}));
+}
+
+/// Feedback and datasets have no mock: these are the real routes, over doubles of the models.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn feedback_and_datasets_are_put_and_taken_away() {
+    let keys = Keys::new(&[], &[], &[KEY.to_owned()], true).unwrap();
+    let feedback = FeedbackSettings { on: true, ..Setup::default().feedback };
+    let double = Double::filled(Setup { keys, feedback, ..Setup::default() }).await;
+    let address: SocketAddr = double.serve().await.strip_prefix("http://").unwrap().parse().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+
+    fs_err::write(path("good.jsonl"), "{\"query\":\"q\",\"positive\":\"p\"}\n".repeat(3)).unwrap();
+    fs_err::write(path("bad.jsonl"), "{\"query\":\"q\",\"positive\":\"p\"}\n{\"query\":\"q\"}\n").unwrap();
+    let (code, out, err) = run(address, &format!("datasets put mine {}", path("good.jsonl"))).await;
+    assert!(code == 0 && out.starts_with("mine: 3 pairs, sha256 "), "{out}{err}");
+    let (code, _, err) = run(address, &format!("datasets put other {}", path("bad.jsonl"))).await;
+    assert!(code == 1 && err.contains("line 2: \"positive\" is missing"), "{err}");
+    let (code, _, err) = run(address, &format!("datasets put ../other {}", path("good.jsonl"))).await;
+    assert!(code == 1 && err.contains("`../other` is no name for a dataset"), "{err}");
+    let (_, out, _) = run(address, "datasets list").await;
+    assert!(out.contains("mine") && !out.contains("other"), "{out}");
+    assert_eq!(run(address, "datasets delete mine").await.0, 0);
+    let (code, _, err) = run(address, "datasets delete mine").await;
+    assert!(code == 1 && err.contains("there is no dataset `mine`"), "{err}");
+    assert!(run(address, "datasets list").await.1.starts_with("no datasets"));
+
+    for query in ["frogs", "whales"] {
+        let (_, answer) = double.search(json!({"query": query, "expansion": false})).await;
+        let body = json!({"request_id": answer["request_id"], "document_id": "a", "kind": "clicked"});
+        assert_eq!(double.send("POST", "/feedback", Some(body), None).await.0, 201);
+    }
+    let export = format!("feedback export {}", path("feedback.ndjson"));
+    assert_eq!(run(address, &export).await.0, 0);
+    let exported = fs_err::read_to_string(path("feedback.ndjson")).unwrap();
+    assert_eq!(
+        (exported.lines().count(), exported.matches("\"query\":\"frogs\"").count()),
+        (2, 1),
+        "{exported}"
+    );
+    let (code, _, err) = run(address, &export).await;
+    assert!(code == 1 && err.contains("feedback.ndjson"), "what is there is not overwritten: {err}");
+    let (code, _, err) = run(address, "feedback delete").await;
+    assert!(code == 1 && err.contains("--all"), "{err}");
+    assert_eq!(run(address, "feedback delete --query frogs").await.1, "1 deleted, 1 left\n");
+    assert_eq!(run(address, "feedback delete --before 2000-01-01").await.1, "0 deleted, 1 left\n");
+    assert_eq!(run(address, "feedback delete --all").await.1, "1 deleted, 0 left\n");
+    assert_eq!(run(address, "feedback export").await.1, "");
 }

@@ -142,10 +142,10 @@ mod tests {
     #[test]
     fn figures_read_well() {
         let progress = json!({"unit": "steps", "done": 120, "total": 400, "fraction": 0.3, "eta_seconds": 185.0, "step": 120, "steps": 400,
-            "loss": 0.69314, "reward_margin": 0.5, "figures": {"learning_rate": 1e-5, "tokens": 12}, "trainings": {"dpo": {"step": 1}},
+            "loss": 0.52518, "reward_margin": 0.5, "figures": {"learning_rate": 1e-5, "tokens": 12}, "trainings": {"dpo": {"step": 1}},
             "stages_done": 2, "stages": 9});
         let progress: Progress = serde_json::from_value(progress).unwrap();
-        let expected = "120/400 steps, 3 min 5 s left, loss 0.6931, reward_margin 0.5000, learning_rate 1.00e-5, tokens 12, stage 3 of 9";
+        let expected = "120/400 steps, 3 min 5 s left, loss 0.5252, reward_margin 0.5000, learning_rate 1.00e-5, tokens 12, stage 3 of 9";
         assert_eq!((figures(&progress).as_str(), progress.share()), (expected, Some(0.3)));
         let counted: Progress = serde_json::from_value(json!({"done": 1, "total": 4})).unwrap();
         assert_eq!((counted.share(), figures(&counted).as_str()), (Some(0.25), "1/4"));
