@@ -39,7 +39,7 @@ fn text(n: usize) -> String {
 
 fn query(n: usize) -> Value {
     let query = ["how do engines work", "the sound of violins", "where rivers end"][n % 3];
-    let expansion = if n % 2 == 0 { json!(false) } else { json!({"texts": [text(n % 20)]}) };
+    let expansion = if n.is_multiple_of(2) { json!(false) } else { json!({"texts": [text(n % 20)]}) };
     json!({"query": query, "top_k": 5, "filter": {"eq": {"kind": "fixed"}}, "include_text": false, "expansion": expansion})
 }
 const QUERIES: usize = 60;
@@ -277,7 +277,7 @@ async fn bundles_change_under_load_without_a_failed_request() {
     for task in tasks {
         task.await.unwrap();
     }
-    let failures = load.failures.lock();
+    let failures = std::mem::take(&mut *load.failures.lock());
     println!(
         "{} searches, {} failed; by bundle: {:?}",
         load.searches.load(Ordering::SeqCst),

@@ -340,7 +340,8 @@ mod tests {
 
     #[test]
     fn each_wrong_member_is_named() {
-        let cases: [(&str, &dyn Fn(&mut Manifest)); 13] = [
+        type Change<'a> = &'a dyn Fn(&mut Manifest);
+        let cases: [(&str, Change<'_>); 13] = [
             ("`format` is 2", &|m| m.format = 2),
             ("`name`", &|m| m.name = " ".into()),
             ("`encoder.model` is empty", &|m| m.encoder.model = String::new()),
