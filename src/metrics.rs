@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Encoder as _, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
 
@@ -53,6 +53,8 @@ pub struct Metrics {
     pub cache_bytes: IntGauge,
     /// Texts or generations that wait or run, by `queue` and `state`.
     pub queue: IntGaugeVec,
+    /// Seconds that the texts of searches will keep the encoder busy.
+    pub encoder_wait: Gauge,
     /// Documents in the index.
     pub index_documents: IntGauge,
     /// Bytes of the index, by `part`.
@@ -188,6 +190,14 @@ impl Metrics {
                 "Texts or generations by queue and state.",
                 &["queue", "state"],
             )?,
+            encoder_wait: {
+                let metric = Gauge::new(
+                    "expandr_encoder_expected_wait_seconds",
+                    "How long the texts of searches that wait will keep the encoder busy.",
+                )?;
+                registry.register(Box::new(metric.clone()))?;
+                metric
+            },
             index_documents: gauge("expandr_index_documents", "Documents in the index.")?,
             index_bytes: gauges("expandr_index_bytes", "Bytes of the index by part.", &["part"])?,
             ingest_queued: gauge(

@@ -35,7 +35,7 @@ pub(super) async fn search(
     let query = state.feedback.is_on().then(|| request.query.clone());
     let bundle = state.service.bundle();
     let checked = state.service.check(&bundle, request)?;
-    let _permit = state.service.admission().admit(cost)?;
+    let _permit = state.service.admit(&bundle, Some(&checked), cost)?;
     let answer = state.service.search(&bundle, checked, context.started, &context.id).await?;
     if let Some(query) = query {
         state.feedback.remember(&query, &answer);
@@ -92,8 +92,8 @@ pub(super) async fn batch(
         return Err(Problem::field("/searches", detail));
     }
     let cost = request.searches.iter().map(SearchRequest::cost).sum();
-    let _permit = state.service.admission().admit(cost)?;
     let bundle = state.service.bundle();
+    let _permit = state.service.admit(&bundle, None, cost)?;
     let searches = request
         .searches
         .into_iter()
@@ -213,12 +213,12 @@ pub(super) async fn embed(
         let detail = format!("{} texts are not between 1 and {}", texts.len(), state.limits.embed_texts);
         return Err(Problem::field("/inputs", detail));
     }
-    let _permit = state.service.admission().admit(texts.len())?;
+    let bundle = state.service.bundle();
+    let _permit = state.service.admit(&bundle, None, texts.len())?;
     let kind = match request.prompt_name {
         Some(PromptName::Query) => TextKind::Query,
         Some(PromptName::Document) | None => TextKind::Document,
     };
-    let bundle = state.service.bundle();
     let mut vectors = bundle.encoder.encode(kind, Priority::Interactive, texts).await?;
     if request.normalize {
         vectors.iter_mut().for_each(|vector| normalize(vector));

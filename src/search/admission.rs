@@ -1,7 +1,11 @@
-//! Permits: how much the service works on at once. They are counted per text, the same for single and batch, and
-//! nobody waits for one: without a permit the answer is 429 with Retry-After, so that overload sheds early.
+//! How much the service takes on: permits, and how long a text would wait for the encoder.
+//!
+//! Permits bound what is worked on at once. They are counted per text, the same for single and batch, and nobody waits for
+//! one: without a permit the answer is 429 with Retry-After. But how many texts are too many depends on the machine; so a
+//! request is refused, too, when the encoder has more to do than the request can wait for. Overload then sheds at the
+//! door, and what is let in is answered in time.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -50,6 +54,22 @@ impl Admission {
     }
 }
 
+/// Refuses a request that would wait `expected` for the encoder and can wait no longer than `patience`.
+///
+/// # Errors
+/// `overloaded`, with the time after which the queue will have gone.
+pub(super) fn refuse_long_wait(expected: Duration, patience: Duration) -> Result<(), Problem> {
+    if expected <= patience {
+        return Ok(());
+    }
+    let detail = format!(
+        "the encoder has work for {} ms, and this request can wait {} ms; try again later",
+        expected.as_millis(),
+        patience.as_millis()
+    );
+    Err(Problem::overloaded(detail, expected.as_secs() + 1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +84,19 @@ mod tests {
         assert_eq!((refused.code, refused.retry_after_seconds), (Code::Overloaded, Some(1)));
         drop(three);
         assert!(admission.admit(4).is_ok());
+    }
+
+    #[test]
+    fn a_wait_longer_than_patience_is_refused_until_it_is_over() {
+        let wait = |ms| refuse_long_wait(Duration::from_millis(ms), Duration::from_millis(500));
+        assert_eq!(wait(500), Ok(()));
+        let refused = wait(2_400).unwrap_err();
+        assert_eq!((refused.code, refused.retry_after_seconds), (Code::Overloaded, Some(3)));
+        assert!(
+            refused.detail.contains("2400 ms") && refused.detail.contains("500 ms"),
+            "{}",
+            refused.detail
+        );
     }
 
     #[test]

@@ -11,10 +11,13 @@ use expandr_models::{
     gate::{Decision, Features, Gate},
 };
 use serde::Serialize;
-use tokio::time::{Instant as TokioInstant, timeout_at};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant as TokioInstant, timeout_at},
+};
 
 use super::{
-    admission::Admission,
+    admission::{Admission, refuse_long_wait},
     answer::{ExpansionReport, ExpansionStatus, RawReason, SearchAnswer, Searched},
     average::{dot, expanded_query, normalize},
     check::{CheckedExpansion, CheckedSearch, SearchLimits},
@@ -46,6 +49,8 @@ pub struct SearchSettings {
     pub reserve: Duration,
     /// Texts that are worked on at once.
     pub permits: usize,
+    /// The longest wait for the encoder with which a request is let in.
+    pub max_wait: Duration,
     /// Size of the expansion cache in bytes.
     pub cache_bytes: u64,
     /// How long a passage stays in the cache.
@@ -136,6 +141,31 @@ impl SearchService {
         &self.admission
     }
 
+    /// Lets in a request that counts `texts`. `search` is what it asks for, where that is one search: then the wait for the
+    /// encoder may be a tenth of its budget, or what is kept back for embedding the passage if that is more; and
+    /// [`SearchSettings::max_wait`] at most, which counts for every other request.
+    ///
+    /// # Errors
+    /// `overloaded` when the permits or the encoder's time don't suffice, `invalid_request` when they never will.
+    pub fn admit(
+        &self,
+        bundle: &Bundle,
+        search: Option<&CheckedSearch>,
+        texts: usize,
+    ) -> Result<OwnedSemaphorePermit, Problem> {
+        if search.is_none_or(|search| !matches!(search.ranking, CheckedRanking::Lexical)) {
+            let patience = search.map_or(self.settings.max_wait, |search| self.patience(search));
+            refuse_long_wait(bundle.encoder.expected_wait(), patience)?;
+        }
+        self.admission.admit(texts)
+    }
+
+    fn patience(&self, search: &CheckedSearch) -> Duration {
+        let expansion_ms = search.expansion.as_ref().map_or(u64::MAX, |expansion| expansion.timeout_ms);
+        let budget = Duration::from_millis(search.timeout_ms.min(expansion_ms));
+        (budget / 10).max(self.settings.reserve).min(self.settings.max_wait)
+    }
+
     /// How the service searches.
     pub fn settings(&self) -> &SearchSettings {
         &self.settings
@@ -189,6 +219,7 @@ impl SearchService {
             metrics.queue.with_label_values(&[queue, state]).set(i64::try_from(value).unwrap_or(i64::MAX));
         };
         set("encoder", "queued", bundle.encoder.queued());
+        metrics.encoder_wait.set(bundle.encoder.expected_wait().as_secs_f64());
         if let Some(expander) = &bundle.expander {
             set("expander", "running", expander.running());
             set("expander", "waiting", expander.waiting());

@@ -273,6 +273,7 @@ fn search_settings(options: &ServeOptions) -> SearchSettings {
         min_partial_words: search.expansion_min_words,
         reserve: Duration::from_millis(search.reserve_ms),
         permits: options.limits.permits,
+        max_wait: Duration::from_millis(options.limits.max_wait_ms),
         cache_bytes: search.cache_mib * MIB,
         cache_time_to_live: Duration::from_secs(search.cache_ttl_seconds),
     }

@@ -249,6 +249,11 @@ pub struct Limits {
     #[arg(long, env = "EXPANDR_PERMITS", default_value_t = 256)]
     pub permits: usize,
 
+    /// Longest wait for the encoder in milliseconds with which a request is let in, judging by what waits and how fast it was
+    /// lately; further ones get 429. A search waits no longer than a tenth of its budget (or --reserve-ms, if that is more).
+    #[arg(long, env = "EXPANDR_MAX_WAIT_MS", default_value_t = 500)]
+    pub max_wait_ms: u64,
+
     /// Largest JSON body in MiB.
     #[arg(long, env = "EXPANDR_BODY_MIB", default_value_t = 8)]
     pub body_mib: usize,
@@ -294,6 +299,7 @@ impl std::fmt::Debug for Limits {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Limits")
             .field("permits", &self.permits)
+            .field("max_wait_ms", &self.max_wait_ms)
             .field("body_mib", &self.body_mib)
             .field("bulk_body_mib", &self.bulk_body_mib)
             .field("document_kib", &self.document_kib)

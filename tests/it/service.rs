@@ -110,6 +110,7 @@ impl Double {
             min_partial_words: 5,
             reserve: Duration::from_millis(50),
             permits: setup.permits,
+            max_wait: Duration::from_millis(500),
             cache_bytes: 1 << 20,
             cache_time_to_live: Duration::from_secs(60),
         };
@@ -317,6 +318,28 @@ async fn a_dropped_request_stops_its_generation_but_not_its_neighbours() {
     double.idle().await;
     let counts = double.expander.counts();
     assert_eq!((counts.cancelled, counts.finished), (1, 1), "{counts:?}");
+}
+
+#[tokio::test]
+async fn who_would_wait_too_long_for_the_encoder_is_told_to_come_back() {
+    let double = Double::filled(Setup::default()).await;
+    let search = |expansion: Value| json!({"query": "a", "expansion": expansion});
+    let budget = search(json!({"texts": ["a text"], "timeout_ms": 300}));
+    for (wait_ms, statuses) in [(0, [200, 200, 200]), (60, [200, 429, 200]), (600, [429, 429, 429])] {
+        double.encoder.set_expected_wait_ms(wait_ms);
+        let embed = json!({"inputs": "a"});
+        let requests = [("/search", search(json!(false))), ("/search", budget.clone()), ("/embed", embed)];
+        for ((path, body), expected) in requests.into_iter().zip(statuses) {
+            let (status, answer) = double.send("POST", path, Some(body), None).await;
+            assert_eq!(status, expected, "{path} with a wait of {wait_ms} ms: {answer}");
+        }
+    }
+    let batch = json!({"searches": [search(json!(false))]});
+    let (status, answer) = double.send("POST", "/search/batch", Some(batch), None).await;
+    assert_eq!((status, &answer["code"]), (429, &json!("overloaded")), "{answer}");
+    assert!(answer["detail"].as_str().unwrap().contains("600 ms"), "{answer}");
+    let words = json!({"query": "a", "ranking": "lexical", "expansion": false});
+    assert_eq!(double.search(words).await.0, 200, "a search by words needs no encoder");
 }
 
 #[tokio::test]

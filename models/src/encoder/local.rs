@@ -19,6 +19,7 @@ use std::{
     path::Path,
     sync::{Arc, mpsc},
     thread,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -31,6 +32,7 @@ use super::{
     checkpoint::Checkpoint,
     config::Architecture,
     model::{TextModel, normalize},
+    pace::Pace,
     packed::PackedBert,
     padded::PaddedBert,
     queue::{Admission, Places, Queue, Request, Work},
@@ -124,6 +126,7 @@ pub(super) struct LocalEncoder {
     interactive: mpsc::Sender<Submission>,
     bulk: mpsc::Sender<Submission>,
     queue: Arc<Queue>,
+    pace: Arc<Pace>,
 }
 
 /// What `encode` hands to a tokenizer thread.
@@ -160,7 +163,14 @@ impl LocalEncoder {
             thread::Builder::new().name(name.into()).spawn(run).map_err(|e| failed(&e))?;
             senders.push(sender);
         }
-        let inference = Inference { model, normalize: info.normalize, dimension: info.dimension, budget };
+        let pace = Arc::new(Pace::default());
+        let inference = Inference {
+            model,
+            normalize: info.normalize,
+            dimension: info.dimension,
+            budget,
+            pace: pace.clone(),
+        };
         let worker_queue = queue.clone();
         thread::Builder::new()
             .name("encoder".into())
@@ -169,7 +179,7 @@ impl LocalEncoder {
         let (Some(bulk), Some(interactive)) = (senders.pop(), senders.pop()) else {
             return Err(engine_error("its threads don't start".into()));
         };
-        Ok(Self { info, admission: Admission::new(capacity), interactive, bulk, queue })
+        Ok(Self { info, admission: Admission::new(capacity), interactive, bulk, queue, pace })
     }
 }
 
@@ -190,7 +200,7 @@ impl Encoder for LocalEncoder {
         if texts.is_empty() {
             return Ok(Vec::new());
         }
-        let places = self.admission.admit(texts.len())?;
+        let places = self.admission.admit(priority, texts.len())?;
         let (reply, answer) = oneshot::channel();
         let submission = Submission { kind, texts, places, reply };
         let sender = match priority {
@@ -204,6 +214,10 @@ impl Encoder for LocalEncoder {
 
     fn queued(&self) -> usize {
         self.admission.admitted()
+    }
+
+    fn expected_wait(&self) -> Duration {
+        self.pace.time_for(self.admission.interactive())
     }
 }
 
@@ -257,13 +271,18 @@ struct Inference {
     normalize: bool,
     dimension: usize,
     budget: usize,
+    pace: Arc<Pace>,
 }
 
 impl Inference {
     fn run(mut self, queue: &Queue) {
-        while let Some(batch) = queue.next_batch(self.budget, |batch| self.model.cost(batch)) {
+        while let Some((priority, batch)) = queue.next_batch(self.budget, |batch| self.model.cost(batch)) {
             let texts: Vec<&[u32]> = batch.iter().map(|work| work.ids.as_slice()).collect();
+            let start = Instant::now();
             let result = catch_unwind(AssertUnwindSafe(|| self.model.vectors(&texts)));
+            if priority == Priority::Interactive {
+                self.pace.note(texts.len(), start.elapsed());
+            }
             let result = result.unwrap_or_else(|panic| {
                 let message = panic_message(&*panic);
                 tracing::error!(message, "the encoder panicked; its micro-batch failed");

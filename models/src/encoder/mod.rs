@@ -2,7 +2,8 @@
 //!
 //! [`load`] reads a checkpoint and starts an encoder in this process. In reading order:
 //!
-//! - `local`: the encoder and its threads; `queue`: who asked and what waits; `tokenize`: texts to ids.
+//! - `local`: the encoder and its threads; `queue`: who asked and what waits; `pace`: how long that will take; `tokenize`:
+//!   texts to ids.
 //! - `checkpoint`: what a folder says; `config`, `bert`: architecture, weights.
 //! - `model`: what the threads know of a model; `packed`: on a CPU, without padding; `padded`: on a GPU.
 
@@ -11,6 +12,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod config;
 mod local;
 pub(crate) mod model;
+mod pace;
 mod packed;
 mod padded;
 mod queue;
@@ -19,6 +21,8 @@ mod tests;
 pub(crate) mod tokenize;
 
 pub use local::{EncoderOptions, load};
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -95,4 +99,10 @@ pub trait Encoder: Send + Sync {
 
     /// Texts that wait or are being encoded now.
     fn queued(&self) -> usize;
+
+    /// How long the texts of searches that wait now will keep the encoder busy, judging by how fast it was lately. Zero from
+    /// an encoder that can't say.
+    fn expected_wait(&self) -> Duration {
+        Duration::ZERO
+    }
 }

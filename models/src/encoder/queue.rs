@@ -21,18 +21,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Counts the texts that are admitted and not yet answered.
 pub(super) struct Admission {
     admitted: AtomicUsize,
+    /// Those of [`Priority::Interactive`] among them.
+    interactive: AtomicUsize,
     capacity: usize,
 }
 
 /// Places of admitted texts, given back on drop.
 pub(super) struct Places {
     admission: Arc<Admission>,
+    priority: Priority,
     count: usize,
 }
 
 impl Admission {
     pub(super) fn new(capacity: usize) -> Arc<Self> {
-        Arc::new(Self { admitted: AtomicUsize::new(0), capacity })
+        Arc::new(Self { admitted: AtomicUsize::new(0), interactive: AtomicUsize::new(0), capacity })
+    }
+
+    /// Texts of searches that wait or are being encoded.
+    pub(super) fn interactive(&self) -> usize {
+        self.interactive.load(Ordering::Relaxed)
     }
 
     /// Texts that wait or are being encoded.
@@ -44,7 +52,7 @@ impl Admission {
     ///
     /// # Errors
     /// [`Error::Input`] when so many never fit, [`Error::Overloaded`] when they don't fit now.
-    pub(super) fn admit(self: &Arc<Self>, count: usize) -> Result<Places> {
+    pub(super) fn admit(self: &Arc<Self>, priority: Priority, count: usize) -> Result<Places> {
         if count > self.capacity {
             let detail = format!(
                 "{count} texts in one request, and the queue holds {}; send fewer at a time",
@@ -54,7 +62,12 @@ impl Admission {
         }
         let room = |admitted: usize| Some(admitted + count).filter(|sum| *sum <= self.capacity);
         match self.admitted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room) {
-            Ok(_) => Ok(Places { admission: self.clone(), count }),
+            Ok(_) => {
+                if priority == Priority::Interactive {
+                    self.interactive.fetch_add(count, Ordering::Relaxed);
+                }
+                Ok(Places { admission: self.clone(), priority, count })
+            }
             Err(admitted) => Err(Error::Overloaded {
                 what: "encoder",
                 detail: format!(
@@ -70,13 +83,16 @@ impl Places {
     /// Splits one place off.
     fn split_one(&mut self) -> Self {
         self.count -= 1;
-        Self { admission: self.admission.clone(), count: 1 }
+        Self { admission: self.admission.clone(), priority: self.priority, count: 1 }
     }
 }
 
 impl Drop for Places {
     fn drop(&mut self) {
         self.admission.admitted.fetch_sub(self.count, Ordering::Relaxed);
+        if self.priority == Priority::Interactive {
+            self.admission.interactive.fetch_sub(self.count, Ordering::Relaxed);
+        }
     }
 }
 
@@ -192,21 +208,24 @@ impl Queue {
     }
 
     /// Waits for work and takes the next micro-batch: interactive texts if there are any, else bulk ones, in order of
-    /// arrival, as many as cost no more than `budget` (and at least one). Texts that nobody waits for are dropped.
-    /// None when the queue is closed.
-    pub(super) fn next_batch(&self, budget: usize, cost: impl Fn(BatchSize) -> usize) -> Option<Vec<Work>> {
+    /// arrival, as many as cost no more than `budget` (and at least one), and says which of the two. Texts that nobody
+    /// waits for are dropped. None when the queue is closed.
+    pub(super) fn next_batch(
+        &self,
+        budget: usize,
+        cost: impl Fn(BatchSize) -> usize,
+    ) -> Option<(Priority, Vec<Work>)> {
         let mut state = lock(&self.state);
         loop {
             if state.closed {
                 return None;
             }
             let QueueState { interactive, bulk, .. } = &mut *state;
-            let mut batch = take(interactive, budget, &cost);
-            if batch.is_empty() {
-                batch = take(bulk, budget, &cost);
-            }
-            if !batch.is_empty() {
-                return Some(batch);
+            for (priority, waiting) in [(Priority::Interactive, interactive), (Priority::Bulk, bulk)] {
+                let batch = take(waiting, budget, &cost);
+                if !batch.is_empty() {
+                    return Some((priority, batch));
+                }
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -237,7 +256,11 @@ mod tests {
 
     fn works(admission: &Arc<Admission>, lengths: &[usize]) -> (Vec<Work>, Reply) {
         let (sender, receiver) = oneshot::channel();
-        let request = Request::new(lengths.len(), admission.admit(lengths.len()).unwrap(), sender);
+        let request = Request::new(
+            lengths.len(),
+            admission.admit(Priority::Interactive, lengths.len()).unwrap(),
+            sender,
+        );
         let work = |(index, &length)| Work::new(request.clone(), index, vec![0; length]);
         (lengths.iter().enumerate().map(work).collect(), receiver)
     }
@@ -256,12 +279,17 @@ mod tests {
         let (bulk, _bulk_reply) = works(&admission, &[60, 30, 20, 500, 1]);
         let (interactive, _reply) = works(&admission, &[5, 6]);
         queue.push(Priority::Bulk, bulk);
-        assert_eq!(lengths(&queue.next_batch(100, sum).unwrap()), [60, 30]);
+        assert_eq!(lengths(&queue.next_batch(100, sum).unwrap().1), [60, 30]);
         queue.push(Priority::Interactive, interactive);
-        assert_eq!(lengths(&queue.next_batch(100, sum).unwrap()), [5, 6]);
-        assert_eq!(lengths(&queue.next_batch(100, sum).unwrap()), [20]);
-        assert_eq!(lengths(&queue.next_batch(100, sum).unwrap()), [500], "a text over the budget goes alone");
-        assert_eq!(lengths(&queue.next_batch(100, sum).unwrap()), [1]);
+        let (priority, batch) = queue.next_batch(100, sum).unwrap();
+        assert_eq!((priority, lengths(&batch)), (Priority::Interactive, vec![5, 6]));
+        assert_eq!(lengths(&queue.next_batch(100, sum).unwrap().1), [20]);
+        assert_eq!(
+            lengths(&queue.next_batch(100, sum).unwrap().1),
+            [500],
+            "a text over the budget goes alone"
+        );
+        assert_eq!(lengths(&queue.next_batch(100, sum).unwrap().1), [1]);
         queue.close();
         assert!(queue.next_batch(100, sum).is_none());
     }
@@ -275,7 +303,7 @@ mod tests {
         queue.push(Priority::Bulk, other);
         assert_eq!(admission.admitted(), 4);
         drop(reply);
-        let batch = queue.next_batch(100, sum).unwrap();
+        let (_, batch) = queue.next_batch(100, sum).unwrap();
         assert_eq!((lengths(&batch), admission.admitted()), (vec![4], 1));
     }
 
@@ -306,10 +334,18 @@ mod tests {
     #[test]
     fn admission_tells_full_from_never() {
         let admission = Admission::new(3);
-        let places = admission.admit(2).unwrap();
-        assert!(matches!(admission.admit(2), Err(Error::Overloaded { what: "encoder", .. })));
-        assert!(matches!(admission.admit(4), Err(Error::Input(_))));
-        drop(places);
-        assert!(admission.admit(3).is_ok());
+        let places = admission.admit(Priority::Interactive, 2).unwrap();
+        let more = |count| admission.admit(Priority::Bulk, count);
+        assert!(matches!(more(2), Err(Error::Overloaded { what: "encoder", .. })));
+        assert!(matches!(more(4), Err(Error::Input(_))));
+        let bulk = more(1).unwrap();
+        assert_eq!(
+            (admission.admitted(), admission.interactive()),
+            (3, 2),
+            "bulk texts are not counted twice"
+        );
+        drop((places, bulk));
+        assert_eq!((admission.admitted(), admission.interactive()), (0, 0));
+        assert!(more(3).is_ok());
     }
 }

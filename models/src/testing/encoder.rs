@@ -25,6 +25,7 @@ pub struct HashEncoder {
     delay: Duration,
     failing: AtomicBool,
     queued: AtomicUsize,
+    expected_wait_ms: AtomicUsize,
 }
 
 impl HashEncoder {
@@ -40,7 +41,13 @@ impl HashEncoder {
             document_prefix: String::new(),
             device: "cpu".into(),
         };
-        Self { info, delay: Duration::ZERO, failing: AtomicBool::new(false), queued: AtomicUsize::new(0) }
+        Self {
+            info,
+            delay: Duration::ZERO,
+            failing: AtomicBool::new(false),
+            queued: AtomicUsize::new(0),
+            expected_wait_ms: AtomicUsize::new(0),
+        }
     }
 
     /// Makes every call take this long.
@@ -60,6 +67,11 @@ impl HashEncoder {
     /// While on, calls fail with [`Error::Engine`].
     pub fn set_failing(&self, failing: bool) {
         self.failing.store(failing, Ordering::SeqCst);
+    }
+
+    /// Makes it say that texts wait so long.
+    pub fn set_expected_wait_ms(&self, milliseconds: usize) {
+        self.expected_wait_ms.store(milliseconds, Ordering::SeqCst);
     }
 
     /// The vector of one text.
@@ -116,6 +128,10 @@ impl Encoder for HashEncoder {
 
     fn queued(&self) -> usize {
         self.queued.load(Ordering::SeqCst)
+    }
+
+    fn expected_wait(&self) -> Duration {
+        Duration::from_millis(self.expected_wait_ms.load(Ordering::SeqCst) as u64)
     }
 }
 
