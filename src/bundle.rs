@@ -5,6 +5,7 @@ use std::sync::Arc;
 use expandr_index::Index;
 use expandr_models::{
     Encoder, Expander,
+    bundle::Defaults,
     expander::PromptTemplate,
     gate::{Gate, TrainedOn},
 };
@@ -13,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 /// What answers searches: a language model, an encoder, an index of that encoder's vectors, and the prompt.
 pub struct Bundle {
-    /// Names the combination: equal parts give an equal id.
+    /// Names the combination: equal parts give an equal id. Of a registered bundle, the id under which it is registered.
     pub id: Arc<str>,
     /// Φ.
     pub encoder: Arc<dyn Encoder>,
@@ -25,12 +26,19 @@ pub struct Bundle {
     pub prompt: PromptTemplate,
     /// Whether to expand, for searches that leave it to the service; none: they are refused.
     pub gate: Option<Arc<Gate>>,
+    /// What people call it.
+    pub name: Arc<str>,
+    /// What a search gets that doesn't say, where the server's flags don't say either.
+    pub defaults: Defaults,
+    /// The URL of the server that runs the expander, if it is one.
+    pub remote: Option<String>,
 }
 
 /// What `/info` says about a bundle.
 #[derive(Debug, Serialize)]
 pub struct BundleInfo<'a> {
     id: &'a str,
+    name: &'a str,
     encoder: &'a expandr_models::EncoderInfo,
     expander: Option<&'a expandr_models::ExpanderInfo>,
     prompt: &'a str,
@@ -56,7 +64,17 @@ impl Bundle {
         index: Arc<Index>,
         prompt: PromptTemplate,
     ) -> Self {
-        let mut bundle = Self { id: "".into(), encoder, expander, index, prompt, gate: None };
+        let mut bundle = Self {
+            id: "".into(),
+            encoder,
+            expander,
+            index,
+            prompt,
+            gate: None,
+            name: "".into(),
+            defaults: Defaults::default(),
+            remote: None,
+        };
         bundle.id = bundle.digest();
         bundle
     }
@@ -88,6 +106,7 @@ impl Bundle {
     pub fn info(&self) -> BundleInfo<'_> {
         BundleInfo {
             id: &self.id,
+            name: &self.name,
             encoder: self.encoder.info(),
             expander: self.expander.as_ref().map(|expander| expander.info()),
             prompt: self.prompt.text(),

@@ -7,6 +7,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::bundle::Bundle;
 use crate::search::{
     answer::{ExpansionReport, ExpansionStatus},
     flight::Boarding,
@@ -43,6 +44,9 @@ pub struct Metrics {
     query_cosine: prometheus::Histogram,
     raw_overlap: prometheus::Histogram,
     documents_written: IntCounterVec,
+    build_info: IntGaugeVec,
+    bundle_searches: IntCounterVec,
+    activations: IntCounterVec,
     /// Passages in the cache.
     pub cache_entries: IntGauge,
     /// Bytes in the cache.
@@ -162,6 +166,21 @@ impl Metrics {
                 "Durable changes of documents by kind: created, updated, deleted.",
                 &["change"],
             )?,
+            build_info: gauges(
+                "expandr_build_info",
+                "What runs here, and the bundle that answers now; always 1.",
+                &["version", "bundle", "engine"],
+            )?,
+            bundle_searches: counters(
+                "expandr_bundle_search_requests_total",
+                "Answered searches by the bundle that answered.",
+                &["bundle"],
+            )?,
+            activations: counters(
+                "expandr_activations_total",
+                "Activations of bundles by their outcome: done, failed.",
+                &["outcome"],
+            )?,
             cache_entries: gauge("expandr_expansion_cache_entries", "Passages in the cache.")?,
             cache_bytes: gauge("expandr_expansion_cache_bytes", "Bytes in the cache.")?,
             queue: gauges(
@@ -179,16 +198,16 @@ impl Metrics {
         })
     }
 
-    /// Says once what runs here.
-    ///
-    /// # Errors
-    /// When called twice.
-    pub fn set_build_info(&self, bundle: &str, engine: &str) -> Result<(), prometheus::Error> {
-        let options = Opts::new("expandr_build_info", "What runs here; always 1.");
-        let info = IntGaugeVec::new(options, &["version", "bundle", "engine"])?;
-        self.registry.register(Box::new(info.clone()))?;
-        info.with_label_values(&[env!("CARGO_PKG_VERSION"), bundle, engine]).set(1);
-        Ok(())
+    /// Says which bundle answers from now on.
+    pub fn set_bundle(&self, bundle: &Bundle) {
+        let engine = bundle.expander.as_ref().map_or("none", |expander| expander.info().engine);
+        self.build_info.reset();
+        self.build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), &*bundle.id, engine]).set(1);
+    }
+
+    /// One activation that has ended.
+    pub fn count_activation(&self, done: bool) {
+        self.activations.with_label_values(&[if done { "done" } else { "failed" }]).inc();
     }
 
     /// One answered HTTP request.
@@ -198,7 +217,13 @@ impl Metrics {
     }
 
     /// One answered search.
-    pub fn observe_search(&self, ranking: Ranking, report: &ExpansionReport, timings: &Timings) {
+    pub fn observe_search(
+        &self,
+        bundle: &str,
+        ranking: Ranking,
+        report: &ExpansionReport,
+        timings: &Timings,
+    ) {
         for (stage, ms) in timings.stages() {
             self.stage_duration.with_label_values(&[stage]).observe(ms / 1000.0);
         }
@@ -206,6 +231,7 @@ impl Metrics {
         if let (ExpansionStatus::Degraded, Some(reason)) = (report.status, report.reason) {
             self.degraded.with_label_values(&[reason.name()]).inc();
         }
+        self.bundle_searches.with_label_values(&[bundle]).inc();
         self.rankings.with_label_values(&[ranking.name()]).inc();
         if report.cut {
             self.cut.inc();

@@ -67,6 +67,44 @@ pub struct StoredDocument {
     pub vector: Vec<f32>,
 }
 
+/// What a store says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreInfo {
+    /// The encoder that its vectors come from.
+    pub encoder_id: String,
+    /// Components of a vector.
+    pub dimension: usize,
+    /// Documents in it.
+    pub documents: u64,
+}
+
+/// What the store in an index's directory says of itself, without opening the index; `None` where there is no store.
+///
+/// # Errors
+/// It is open elsewhere, can't be read, or contradicts itself.
+pub fn inspect(dir: &Path) -> Result<Option<StoreInfo>> {
+    let path = dir.join(FILE_NAME);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let database = Database::builder().open(&path).map_err(|error| Error::open(error, dir))?;
+    let transaction = database.begin_read().map_err(Error::store)?;
+    let meta = match transaction.open_table(META) {
+        Ok(meta) => meta,
+        // Made and killed before anything was in it.
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(Error::store(error)),
+    };
+    let text = |name: &str| -> Result<Option<String>> {
+        Ok(meta.get(name).map_err(Error::store)?.map(|value| value.value().to_owned()))
+    };
+    let Some(encoder_id) = text("encoder_id")? else { return Ok(None) };
+    let dimension = text("dimension")?.and_then(|value| value.parse().ok());
+    let dimension = dimension.ok_or_else(|| Error::Corrupt("it lacks its dimension".into()))?;
+    let ids = transaction.open_table(IDS).map_err(Error::store)?;
+    Ok(Some(StoreInfo { encoder_id, dimension, documents: ids.len().map_err(Error::store)? }))
+}
+
 pub(crate) struct Store {
     database: Database,
     path: PathBuf,

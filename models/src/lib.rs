@@ -6,12 +6,14 @@
 //!
 //! - [`encoder`]: the seam, checkpoint layout, pooling, the packed BERT, the batching thread.
 //! - [`expander`]: the seam, mistralrs in process, any OpenAI-compatible server, prompts and clean-up.
+//! - [`bundle`]: encoder, expander and settings that belong together, as a folder with a manifest.
 //! - [`gate`]: whether expanding a query would help, predicted before anything is generated. Plain arithmetic.
 //! - [`trainable`]: the same architectures with gradients, for training; adapters.
 //! - [`weights`]: where checkpoints come from: pulling, verifying, converting, resolving names to folders.
 //! - [`device`]: the choice between CPU, CUDA and Metal.
 //! - `testing`: small deterministic doubles of both seams (feature `testing`).
 
+pub mod bundle;
 mod cpu;
 pub mod decoder;
 pub mod device;

@@ -1,10 +1,15 @@
 //! The command line.
 
+mod admin;
+mod bundles;
 mod client;
 mod compare;
+mod datasets;
 mod demo;
 mod eval;
+mod feedback;
 mod ingest;
+mod jobs;
 mod models;
 mod search;
 mod serve;
@@ -53,6 +58,14 @@ enum Command {
     Compare(Box<compare::CompareArgs>),
     /// Train an expander and an encoder by a recipe.
     Train(Box<train::TrainArgs>),
+    /// Start and follow retrainings and other work of a running server.
+    Jobs(Box<jobs::JobsArgs>),
+    /// List the bundles of a running server, and change which one is served.
+    Bundles(bundles::BundlesArgs),
+    /// Export and delete what users of a running server found useful.
+    Feedback(feedback::FeedbackArgs),
+    /// Upload, list and delete training pairs on a running server.
+    Datasets(datasets::DatasetsArgs),
     /// Fetch and list checkpoints.
     Models(models::ModelsArgs),
     /// Pull the default weights, index the documentation of the crates that this build downloaded, and serve it.
@@ -81,6 +94,10 @@ pub fn main() -> ExitCode {
             Command::Eval(args) => eval::run(*args).await,
             Command::Compare(args) => compare::run(*args).await,
             Command::Train(args) => train::run(*args).await,
+            Command::Jobs(args) => jobs::run(*args).await,
+            Command::Bundles(args) => bundles::run(args).await,
+            Command::Feedback(args) => feedback::run(args).await,
+            Command::Datasets(args) => datasets::run(args).await,
             Command::Models(args) => models::run(args).await,
             Command::Demo(args) => demo::run(*args).await,
         }
@@ -93,6 +110,9 @@ pub fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             if error.is::<eval::DegradedRun>() {
                 return ExitCode::from(eval::DegradedRun::EXIT_CODE);
+            }
+            if let Some(job) = error.downcast_ref::<jobs::NotSucceeded>() {
+                return ExitCode::from(job.exit_code());
             }
             ExitCode::FAILURE
         }
@@ -116,4 +136,40 @@ fn start_logging(cli: &Cli) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A time for people: `1 min 5 s`.
+fn duration(seconds: f64) -> String {
+    let seconds = seconds.max(0.0).round() as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        let shown: Vec<String> = [0.4, 59.6, 61.0, 3_600.0, 90_061.0].map(duration).into();
+        assert_eq!(shown, ["0 s", "1 min 0 s", "1 min 1 s", "1 h 0 min", "25 h 1 min"]);
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+        for line in [
+            "expandr jobs start retrain --recipe smoke --watch --key 0123456789abcdef",
+            "expandr jobs start --body x.json",
+            "expandr bundles rollback --no-wait --endpoint http://x",
+            "expandr feedback delete --all --json",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        assert!(Cli::try_parse_from(["expandr", "feedback", "delete", "--all", "--query", "x"]).is_err());
+    }
 }

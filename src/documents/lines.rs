@@ -1,7 +1,5 @@
 //! Bulk ingestion: one document a line (NDJSON), read as a stream so that memory does not grow with the body.
 
-use std::sync::Arc;
-
 use expandr_index::Document;
 use futures::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
@@ -10,12 +8,11 @@ use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 
 use super::{BATCH, DocumentInput, DocumentLimits, store};
 use crate::{
-    bundle::Bundle,
     http::{
         body::parse,
         problem::{Code, Problem},
     },
-    metrics::Metrics,
+    search::SearchService,
 };
 
 /// Line errors that a report lists; further ones are only counted.
@@ -61,8 +58,7 @@ impl BulkReport {
 /// # Errors
 /// When reading, embedding or storing fails: the problem's detail says how many documents are durable by then.
 pub async fn ingest_lines(
-    bundle: &Arc<Bundle>,
-    metrics: &Metrics,
+    service: &SearchService,
     limits: &DocumentLimits,
     reader: impl AsyncRead + Unpin,
     mut progress: impl FnMut(&BulkReport),
@@ -79,7 +75,7 @@ pub async fn ingest_lines(
             Err(problem) => return Err(with_progress(problem, &report)),
         };
         if !documents.is_empty() {
-            let stored = store(bundle, metrics, documents).await;
+            let stored = store(service, documents).await;
             let stored = stored.map_err(|problem| with_progress(problem, &report))?;
             report.created += stored.created;
             report.updated += stored.updated;

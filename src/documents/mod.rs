@@ -4,9 +4,7 @@ mod input;
 mod lines;
 mod spool;
 
-use std::sync::Arc;
-
-use expandr_index::{Document, Index, UpsertOutcome};
+use expandr_index::{Document, UpsertOutcome};
 use expandr_models::{Priority, TextKind};
 
 pub use input::{DocumentInput, DocumentLimits};
@@ -14,10 +12,8 @@ pub use lines::{BulkReport, LineError, ingest_lines};
 pub use spool::{Spool, SpoolProgress};
 
 use crate::{
-    bundle::Bundle,
     http::problem::{Code, Problem},
-    metrics::Metrics,
-    search::{SearchService, average::normalize},
+    search::{SearchService, average::normalize, blocking},
 };
 
 /// Documents that are embedded and committed together.
@@ -31,42 +27,54 @@ pub fn embedded_text(document: &Document) -> String {
     format!("{} {}", document.title, document.text).trim().to_owned()
 }
 
-/// Embeds and stores `documents` in batches; each batch is durable before the next begins.
+/// Embeds and stores `documents` in batches; each batch is durable before the next begins. A batch goes to the bundle that is
+/// live when it is written.
 ///
 /// # Errors
 /// `overloaded` when the encoder has no place; documents of earlier batches are then stored.
-pub async fn store(
-    bundle: &Arc<Bundle>,
-    metrics: &Metrics,
-    documents: Vec<Document>,
-) -> Result<UpsertOutcome, Problem> {
+pub async fn store(service: &SearchService, documents: Vec<Document>) -> Result<UpsertOutcome, Problem> {
     let mut outcome = UpsertOutcome::default();
     let mut rest = documents;
     while !rest.is_empty() {
         let after = rest.split_off(rest.len().min(BATCH));
         let batch = std::mem::replace(&mut rest, after);
-        let stored = store_batch(bundle, batch).await?;
-        metrics.count_documents("created", stored.created);
-        metrics.count_documents("updated", stored.updated);
+        let stored = store_batch(service, batch).await?;
+        service.metrics().count_documents("created", stored.created);
+        service.metrics().count_documents("updated", stored.updated);
         outcome.created += stored.created;
         outcome.updated += stored.updated;
     }
     Ok(outcome)
 }
 
-async fn store_batch(bundle: &Arc<Bundle>, batch: Vec<Document>) -> Result<UpsertOutcome, Problem> {
-    let texts = batch.iter().map(embedded_text).collect();
-    let vectors = bundle.encoder.encode(TextKind::Document, Priority::Bulk, texts).await?;
-    let pairs = batch
-        .into_iter()
-        .zip(vectors)
-        .map(|(document, mut vector)| {
+/// Vectors are made before the gate of writes is passed, so that nobody waits for an encoder there. Where another encoder has
+/// become live meanwhile, they are made again.
+async fn store_batch(service: &SearchService, batch: Vec<Document>) -> Result<UpsertOutcome, Problem> {
+    let mut bundle = service.bundle();
+    loop {
+        let texts = batch.iter().map(embedded_text).collect();
+        let vectors = bundle.encoder.encode(TextKind::Document, Priority::Bulk, texts).await?;
+        let write = service.live().begin_write().await;
+        let live = write.bundle();
+        if live.encoder.info().id != bundle.encoder.info().id {
+            bundle = live;
+            continue;
+        }
+        drop(bundle); // an old one, perhaps, whose end is waited for
+        let ids: Vec<String> = batch.iter().map(|document| document.id.clone()).collect();
+        let normalized = vectors.into_iter().map(|mut vector| {
             normalize(&mut vector);
-            (document, vector)
+            vector
+        });
+        let pairs = batch.into_iter().zip(normalized).collect();
+        // The write goes on when its request is dropped, and so must what notes it.
+        return blocking(move || {
+            let outcome = live.index.upsert(pairs)?;
+            write.note(ids.iter().map(String::as_str));
+            Ok(outcome)
         })
-        .collect();
-    let index = bundle.index.clone();
-    crate::search::blocking(move || index.upsert(pairs)).await
+        .await;
+    }
 }
 
 /// Deletes one document; says whether it was there.
@@ -74,8 +82,13 @@ async fn store_batch(bundle: &Arc<Bundle>, batch: Vec<Document>) -> Result<Upser
 /// # Errors
 /// When the store can't be written.
 pub async fn delete(service: &SearchService, id: String) -> Result<bool, Problem> {
-    let index: Arc<Index> = service.bundle().index.clone();
-    let deleted = crate::search::blocking(move || index.delete(&[id])).await?;
+    let write = service.live().begin_write().await;
+    let deleted = blocking(move || {
+        let deleted = write.bundle().index.delete(std::slice::from_ref(&id))?;
+        write.note([id.as_str()]);
+        Ok(deleted)
+    })
+    .await?;
     service.metrics().count_documents("deleted", deleted);
     Ok(deleted > 0)
 }

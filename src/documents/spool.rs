@@ -181,8 +181,7 @@ impl Spool {
             progress.current_report = Some(BulkReport::default());
         }
         let file = tokio::fs::File::open(self.path(id)).await.map_err(|error| disk(&error))?;
-        let bundle = service.bundle();
-        ingest_lines(&bundle, service.metrics(), &self.limits, file, |report| {
+        ingest_lines(service, &self.limits, file, |report| {
             self.progress.lock().current_report = Some(report.clone());
         })
         .await

@@ -133,7 +133,13 @@ impl Keys {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// What names a key in the audit: the first 8 hexadecimal digits of its sha256.
+pub(super) fn key_id(key: &str) -> String {
+    Sha256::digest(key.as_bytes()).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The key that a request gives.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, key) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())

@@ -62,7 +62,7 @@ pub(super) async fn put(
     if !errors.is_empty() {
         return Err(Problem::fields(errors));
     }
-    let outcome = store(&state.service.bundle(), state.service.metrics(), documents).await?;
+    let outcome = store(&state.service, documents).await?;
     let status = if outcome.created > 0 { StatusCode::CREATED } else { StatusCode::OK };
     let answer = WriteAnswer {
         created: outcome.created,
@@ -137,10 +137,8 @@ pub(super) async fn bulk(
         let over = "it exceeds the limit that /info gives as limits.bulk_body_bytes; send it in parts";
         futures::future::ready(if within { Ok(chunk) } else { Err(std::io::Error::other(over)) })
     });
-    let bundle = state.service.bundle();
     let reader = StreamReader::new(Box::pin(stream));
-    let report =
-        ingest_lines(&bundle, state.service.metrics(), &state.limits.documents, reader, |_| {}).await?;
+    let report = ingest_lines(&state.service, &state.limits.documents, reader, |_| {}).await?;
     let status = if report.received > 0 && report.failed == report.received {
         StatusCode::UNPROCESSABLE_ENTITY
     } else {

@@ -21,15 +21,23 @@ pub(super) async fn info(State(state): State<Arc<AppState>>) -> Json<Value> {
     let bundle = state.service.bundle();
     let settings = state.service.settings();
     let limits = &settings.limits;
+    let defaults = state.service.grounds(&bundle).defaults;
     Json(json!({
         "name": "expandr",
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": state.started.elapsed().as_secs(),
         "ready": state.ready(),
         "bundle": bundle.info(),
+        "bundles": {
+            "active": &*bundle.id,
+            "previous": state.bundles.previous(),
+            "activation": state.bundles.underway(),
+            "last_activation": state.bundles.ended(),
+        },
         "documents": bundle.index.stats().documents,
         "index": bundle.index.stats(),
         "ingest": state.spool.progress(),
+        "feedback": state.feedback.info(),
         "limits": {
             "top_k": MAX_TOP_K,
             "query_bytes": limits.query_bytes,
@@ -47,8 +55,10 @@ pub(super) async fn info(State(state): State<Arc<AppState>>) -> Json<Value> {
         },
         "defaults": {
             "ranking": limits.default_ranking,
-            "expansion": limits.default_expansion,
-            "expansion_max_tokens": limits.default_max_tokens,
+            "expansion": defaults.expansion,
+            "expansion_max_tokens": defaults.max_tokens,
+            "expansion_temperature": defaults.temperature,
+            "query_weight": defaults.query_weight,
             "expansion_timeout_ms": limits.expansion_timeout_ms,
             "expansion_min_partial_words": settings.min_partial_words,
         },

@@ -1,9 +1,13 @@
 //! The HTTP surface: routes, and the layers around them. Handlers translate between wire forms and the services; they
 //! decide nothing about search.
 
+mod audit;
 pub mod auth;
 pub mod body;
+mod bundles;
+mod datasets;
 mod documents;
+mod feedback;
 mod info;
 mod layers;
 pub mod problem;
@@ -31,7 +35,11 @@ use self::{
     problem::{Code, Problem},
 };
 use crate::{
+    audit::Audit,
+    bundles::Bundles,
+    datasets::Datasets,
     documents::{DocumentLimits, Spool},
+    feedback::Feedback,
     search::SearchService,
 };
 
@@ -52,12 +60,30 @@ pub struct HttpLimits {
     pub documents: DocumentLimits,
 }
 
+/// What operators work with beside searches and documents.
+pub struct Operations {
+    /// What users found useful.
+    pub feedback: Arc<Feedback>,
+    /// Training pairs that operators uploaded.
+    pub datasets: Arc<Datasets>,
+    /// Who administered the service.
+    pub audit: Arc<Audit>,
+}
+
 /// What handlers share.
 pub struct AppState {
     /// Searches.
     pub service: Arc<SearchService>,
     /// Bodies accepted with 202.
     pub spool: Arc<Spool>,
+    /// Bundles: the active one, and the change to another.
+    pub bundles: Arc<Bundles>,
+    /// What users found useful.
+    pub feedback: Arc<Feedback>,
+    /// Training pairs that operators uploaded.
+    pub datasets: Arc<Datasets>,
+    /// Who administered the service.
+    pub audit: Arc<Audit>,
     /// Keys and roles.
     pub keys: Keys,
     /// Limits.
@@ -75,10 +101,22 @@ const BULK_REQUESTS: usize = 8;
 
 impl AppState {
     /// The state of a server that takes traffic.
-    pub fn new(service: Arc<SearchService>, spool: Spool, keys: Keys, limits: HttpLimits) -> Self {
+    pub fn new(
+        service: Arc<SearchService>,
+        spool: Spool,
+        operations: Operations,
+        bundles: Arc<Bundles>,
+        keys: Keys,
+        limits: HttpLimits,
+    ) -> Self {
+        let Operations { feedback, datasets, audit } = operations;
         Self {
             service,
             spool: Arc::new(spool),
+            bundles,
+            feedback,
+            datasets,
+            audit,
             keys,
             limits,
             draining: AtomicBool::new(false),
@@ -101,6 +139,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/expand", post(search::expand))
         .route("/embed", post(search::embed))
         .route("/info", get(info::info))
+        .route("/feedback", post(feedback::give))
         .layer(from_fn_with_state((state.clone(), Role::Read), layers::authorize));
     let write = Router::new()
         .route("/documents", put(documents::put))
@@ -117,21 +156,36 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/health", get(info::health))
         .route("/metrics", get(info::metrics));
     let mut routes = read.merge(write).merge(one).merge(open);
+    let mut long = bulk;
     if state.keys.has_admin() {
         let admin = Router::new()
             .route("/admin/snapshot", post(documents::snapshot))
-            .layer(from_fn_with_state((state.clone(), Role::Admin), layers::authorize));
-        routes = routes.merge(admin);
+            .merge(bundles::routes())
+            .route("/admin/datasets", get(datasets::list))
+            .route("/admin/audit", get(audit::last));
+        routes = routes.merge(guarded(&state, admin));
+        // What may take longer than the time limit.
+        let admin = Router::new()
+            .route("/admin/feedback", get(feedback::export).delete(feedback::delete))
+            .route("/admin/datasets/{name}", put(datasets::put).get(datasets::get).delete(datasets::delete));
+        long = long.merge(guarded(&state, admin));
     }
     routes
         .layer(from_fn_with_state(state.clone(), layers::time_limit))
-        .merge(bulk)
+        .merge(long)
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(state.limits.body_bytes))
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(state.clone(), layers::observe))
         .with_state(state)
+}
+
+/// Routes for admin keys alone, whose use is written down, refused attempts too.
+fn guarded(state: &Arc<AppState>, routes: Router<Arc<AppState>>) -> Router<Arc<AppState>> {
+    routes
+        .layer(from_fn_with_state((state.clone(), Role::Admin), layers::authorize))
+        .layer(from_fn_with_state(state.clone(), audit::audit))
 }
 
 async fn no_such_route(uri: axum::http::Uri) -> Problem {

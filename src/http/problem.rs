@@ -31,6 +31,8 @@ pub enum Code {
     NotFound,
     /// The route exists, the method does not.
     MethodNotAllowed,
+    /// What is asked for doesn't go with what the server is doing or has done.
+    Conflict,
     /// The body exceeds the limit.
     BodyTooLarge,
     /// The body's content type isn't what the route takes.
@@ -57,6 +59,7 @@ impl Code {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Conflict => StatusCode::CONFLICT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
@@ -74,6 +77,7 @@ impl Code {
             Self::Forbidden => "this key may not do that",
             Self::NotFound => "not found",
             Self::MethodNotAllowed => "method not allowed",
+            Self::Conflict => "the request conflicts with the state of the server",
             Self::BodyTooLarge => "the body is too large",
             Self::UnsupportedMediaType => "unsupported content type",
             Self::Overloaded => "the service is overloaded",

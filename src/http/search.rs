@@ -13,6 +13,7 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{AppState, body::JsonBody, layers::RequestContext, problem::Problem};
+use crate::bundle::Bundle;
 use crate::search::{
     ExpandAnswer,
     answer::SearchAnswer,
@@ -22,6 +23,8 @@ use crate::search::{
 };
 
 static SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// Names the bundle where the body can't: vectors of different encoders must not meet.
+static BUNDLE: HeaderName = HeaderName::from_static("x-expandr-bundle");
 
 pub(super) async fn search(
     State(state): State<Arc<AppState>>,
@@ -29,9 +32,14 @@ pub(super) async fn search(
     JsonBody(request): JsonBody<SearchRequest>,
 ) -> Result<Response, Problem> {
     let cost = request.cost();
-    let checked = state.service.check(request)?;
+    let query = state.feedback.is_on().then(|| request.query.clone());
+    let bundle = state.service.bundle();
+    let checked = state.service.check(&bundle, request)?;
     let _permit = state.service.admission().admit(cost)?;
-    let answer = state.service.search(checked, context.started, &context.id).await?;
+    let answer = state.service.search(&bundle, checked, context.started, &context.id).await?;
+    if let Some(query) = query {
+        state.feedback.remember(&query, &answer);
+    }
     let timing = HeaderValue::from_str(&answer.timings.server_timing());
     let mut response = Json(answer).into_response();
     if let Ok(timing) = timing {
@@ -85,27 +93,35 @@ pub(super) async fn batch(
     }
     let cost = request.searches.iter().map(SearchRequest::cost).sum();
     let _permit = state.service.admission().admit(cost)?;
+    let bundle = state.service.bundle();
     let searches = request
         .searches
         .into_iter()
         .enumerate()
-        .map(|(i, request)| one_of_batch(&state, &context, i, request));
+        .map(|(i, request)| one_of_batch(&state, &bundle, &context, i, request));
     Ok(Json(BatchAnswer { results: join_all(searches).await }))
 }
 
 async fn one_of_batch(
     state: &AppState,
+    bundle: &Arc<Bundle>,
     context: &RequestContext,
     i: usize,
     request: SearchRequest,
 ) -> BatchResult {
     let request_id = format!("{}/{i}", context.id);
+    let query = state.feedback.is_on().then(|| request.query.clone());
     let answer = async {
-        let checked = state.service.check(request)?;
-        state.service.search(checked, context.started, &request_id).await
+        let checked = state.service.check(bundle, request)?;
+        state.service.search(bundle, checked, context.started, &request_id).await
     };
     match answer.await {
-        Ok(answer) => BatchResult::Answer(Box::new(answer)),
+        Ok(answer) => {
+            if let Some(query) = query {
+                state.feedback.remember(&query, &answer);
+            }
+            BatchResult::Answer(Box::new(answer))
+        }
         Err(problem) => {
             let problem = problem.under(&format!("/searches/{i}"));
             BatchResult::Problem(FailedSearch { problem, request_id })
@@ -135,7 +151,7 @@ pub(super) async fn expand(
         return Err(Problem::field("/expansion", detail));
     }
     let bundle = state.service.bundle();
-    let expansion = check_expansion(choice, limits, bundle.gate.as_deref(), &mut errors);
+    let expansion = check_expansion(choice, limits, &state.service.grounds(&bundle), &mut errors);
     if !errors.is_empty() {
         return Err(Problem::fields(errors));
     }
@@ -143,7 +159,8 @@ pub(super) async fn expand(
         return Err(Problem::field("/expansion", "is off, so there is nothing to do; use true or an object"));
     };
     let _permit = state.service.admission().admit(expansion.count)?;
-    Ok(Json(state.service.expand(&request.query, &expansion, context.started, &context.id).await?))
+    let service = &state.service;
+    Ok(Json(service.expand(&bundle, &request.query, &expansion, context.started, &context.id).await?))
 }
 
 /// `/embed` in the shape of text-embeddings-inference.
@@ -181,7 +198,7 @@ enum PromptName {
 pub(super) async fn embed(
     State(state): State<Arc<AppState>>,
     JsonBody(request): JsonBody<EmbedRequest>,
-) -> Result<Json<Vec<Vec<f32>>>, Problem> {
+) -> Result<Response, Problem> {
     if !request.truncate {
         return Err(Problem::field(
             "/truncate",
@@ -206,5 +223,9 @@ pub(super) async fn embed(
     if request.normalize {
         vectors.iter_mut().for_each(|vector| normalize(vector));
     }
-    Ok(Json(vectors))
+    let mut response = Json(vectors).into_response();
+    if let Ok(id) = HeaderValue::from_str(&bundle.id) {
+        response.headers_mut().insert(BUNDLE.clone(), id);
+    }
+    Ok(response)
 }

@@ -1,9 +1,10 @@
 //! A search whose every value was checked against the server's limits, with the server's defaults filled in.
 
 use expandr_index::{Filter, SearchMode};
-use expandr_models::{Sampling, gate::Gate};
+use expandr_models::{Sampling, bundle::Defaults};
 
 use super::check_ranking::CheckedRanking;
+use super::defaults::Grounds;
 use super::request::{
     ExpansionChoice, ExpansionMode, ExpansionRequest, MAX_EXPANSIONS, MAX_TOP_K, OnFailure, Ranking,
     SearchRequest,
@@ -19,14 +20,12 @@ pub struct SearchLimits {
     pub expansion_text_bytes: usize,
     /// Most tokens of a passage.
     pub max_tokens: usize,
-    /// Tokens of a passage when the client doesn't say.
-    pub default_max_tokens: usize,
     /// Deadline of a request when the client doesn't say, and the most it may ask for, in milliseconds.
     pub timeout_ms: u64,
     /// Budget of an expansion when the client doesn't say, in milliseconds.
     pub expansion_timeout_ms: u64,
-    /// Whether to expand when the client doesn't say.
-    pub default_expansion: ExpansionMode,
+    /// What the server's flags say about searches that don't say; what they leave open is the bundle's to say.
+    pub flags: Defaults,
     /// What ranks when the client doesn't say.
     pub default_ranking: Ranking,
     /// Whether documents can be searched by their words.
@@ -78,11 +77,11 @@ pub struct CheckedExpansion {
 }
 
 impl SearchRequest {
-    /// Checks every value and fills in the server's defaults, and those of the bundle's gate.
+    /// Checks every value and fills in the defaults of server and bundle.
     ///
     /// # Errors
     /// `invalid_request` that lists everything that is wrong.
-    pub fn check(self, limits: &SearchLimits, gate: Option<&Gate>) -> Result<CheckedSearch, Problem> {
+    pub fn check(self, limits: &SearchLimits, grounds: &Grounds<'_>) -> Result<CheckedSearch, Problem> {
         let mut errors = Vec::new();
         check_query(&self.query, limits.query_bytes, &mut errors);
         let top_k = self.top_k.unwrap_or(10);
@@ -105,7 +104,7 @@ impl SearchRequest {
             self.refuse_expansion(&mut errors);
             None
         } else {
-            check_expansion(self.expansion, limits, gate, &mut errors)
+            check_expansion(self.expansion, limits, grounds, &mut errors)
         };
         if !errors.is_empty() {
             return Err(Problem::fields(errors));
@@ -129,28 +128,30 @@ impl SearchRequest {
 pub fn check_expansion(
     choice: Option<ExpansionChoice>,
     limits: &SearchLimits,
-    gate: Option<&Gate>,
+    grounds: &Grounds<'_>,
     errors: &mut Vec<FieldError>,
 ) -> Option<CheckedExpansion> {
+    let defaults = &grounds.defaults;
     let request = match choice {
-        None if limits.default_expansion != ExpansionMode::Off => ExpansionRequest::default(),
+        None if defaults.expansion != ExpansionMode::Off => ExpansionRequest::default(),
         Some(ExpansionChoice::Simple(true)) => ExpansionRequest::default(),
         None | Some(ExpansionChoice::Simple(false)) => return None,
         Some(ExpansionChoice::Detailed(request)) => *request,
     };
     let before = errors.len();
-    let temperature = request.temperature.unwrap_or(0.0);
+    let temperature = request.temperature.unwrap_or(defaults.temperature);
     let count = request.count.unwrap_or(1);
-    let max_tokens = request.max_tokens.unwrap_or(limits.default_max_tokens);
-    let top_p = request.top_p.unwrap_or(if temperature == 0.0 { 1.0 } else { 0.9 });
+    let max_tokens = request.max_tokens.unwrap_or(defaults.max_tokens);
+    let usual_top_p = if temperature == 0.0 { 1.0 } else { defaults.top_p.unwrap_or(0.9) };
+    let top_p = request.top_p.unwrap_or(usual_top_p);
     let timeout_ms = request.timeout_ms.unwrap_or(limits.expansion_timeout_ms);
     let gated = match request.mode {
         Some(mode) => mode == ExpansionMode::Auto,
-        None => limits.default_expansion == ExpansionMode::Auto,
+        None => defaults.expansion == ExpansionMode::Auto,
     };
-    let gate = gate.filter(|_| gated);
-    let usual_weight = gate.map_or(0.5, |gate| gate.query_weight() as f32);
-    let query_weight = request.query_weight.unwrap_or(usual_weight);
+    let gate = grounds.gate.filter(|_| gated);
+    let fitted_for = gate.map(|gate| gate.query_weight() as f32);
+    let query_weight = request.query_weight.or(defaults.query_weight).or(fitted_for).unwrap_or(0.5);
     if gated && gate.is_none() {
         let detail = "auto needs a gate, and this server runs without one; start it with --gate FILE (stage gate of \
                       `expandr train` makes the file), or use always";
@@ -248,27 +249,33 @@ pub(super) fn wrong(pointer: impl Into<String>, detail: String) -> FieldError {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use expandr_models::gate::Combination;
+    use expandr_models::{
+        bundle::ExpansionDefault,
+        gate::{Combination, Gate},
+    };
 
     use super::*;
-    use crate::http::body::parse;
+    use crate::{http::body::parse, search::defaults::SearchDefaults};
 
     pub(in crate::search) fn limits() -> SearchLimits {
         SearchLimits {
             query_bytes: 100,
             expansion_text_bytes: 1000,
             max_tokens: 256,
-            default_max_tokens: 64,
             timeout_ms: 10_000,
             expansion_timeout_ms: 5_000,
-            default_expansion: ExpansionMode::Always,
+            flags: Defaults::default(),
             default_ranking: Ranking::Dense,
             lexical: true,
         }
     }
 
+    pub(in crate::search) fn grounds<'a>(limits: &SearchLimits, gate: Option<&'a Gate>) -> Grounds<'a> {
+        Grounds { defaults: SearchDefaults::of(limits, Defaults::default(), true), gate }
+    }
+
     pub(in crate::search) fn check(body: &str) -> Result<CheckedSearch, Problem> {
-        parse::<SearchRequest>(body.as_bytes())?.check(&limits(), None)
+        parse::<SearchRequest>(body.as_bytes())?.check(&limits(), &grounds(&limits(), None))
     }
 
     pub(in crate::search) fn pointers(body: &str) -> Vec<String> {
@@ -299,7 +306,8 @@ pub(super) mod tests {
     fn auto_needs_a_gate_and_takes_its_weight() {
         let gate = Gate::fit(&[], Combination { encoder: "e".into(), expander: None, query_weight: 0.75 });
         let with_gate = |body: &str, limits: &SearchLimits| {
-            parse::<SearchRequest>(body.as_bytes()).unwrap().check(limits, Some(&gate)).unwrap().expansion
+            let request = parse::<SearchRequest>(body.as_bytes()).unwrap();
+            request.check(limits, &grounds(limits, Some(&gate))).unwrap().expansion
         };
         let facts = |expansion: Option<CheckedExpansion>| expansion.map(|e| (e.gated, e.query_weight));
         for (expansion, expected) in [
@@ -314,7 +322,8 @@ pub(super) mod tests {
             assert_eq!(facts(with_gate(&body, &limits())), expected, "{expansion}");
         }
         // Where auto is the server's default, only who names a mode gets another.
-        let auto = SearchLimits { default_expansion: ExpansionMode::Auto, ..limits() };
+        let flags = Defaults { expansion: Some(ExpansionDefault::Auto), ..Defaults::default() };
+        let auto = SearchLimits { flags, ..limits() };
         for (rest, expected) in [
             ("", Some((true, 0.75))),
             (r#","expansion":true"#, Some((true, 0.75))),

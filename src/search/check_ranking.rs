@@ -125,7 +125,7 @@ fn check_fusion(request: HybridRequest, top_k: usize, errors: &mut Vec<FieldErro
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::tests::{check, limits, pointers};
+    use super::super::check::tests::{check, grounds, limits, pointers};
     use super::*;
     use crate::http::body::parse;
 
@@ -171,7 +171,8 @@ mod tests {
             assert_eq!(pointers(&lexical(rest)), [pointer], "{rest}");
         }
         let off = SearchLimits { lexical: false, ..limits() };
-        let request = |body: &str| parse::<SearchRequest>(body.as_bytes()).unwrap().check(&off, None);
+        let request =
+            |body: &str| parse::<SearchRequest>(body.as_bytes()).unwrap().check(&off, &grounds(&off, None));
         let problem = request(&lexical("")).unwrap_err();
         assert!(problem.detail.contains("--lexical on"), "{}", problem.detail);
         assert!(request(r#"{"query":"q"}"#).is_ok());

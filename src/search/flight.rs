@@ -141,6 +141,7 @@ impl Flights {
                 u32::try_from(key.bytes() + size_of::<Written>() + written.text.len()).unwrap_or(u32::MAX)
             })
             .time_to_live(time_to_live)
+            .support_invalidation_closures()
             .build();
         Self { cache, flights: Arc::default() }
     }
@@ -153,6 +154,16 @@ impl Flights {
     /// Bytes in the cache.
     pub fn cached_bytes(&self) -> u64 {
         self.cache.weighted_size()
+    }
+
+    /// Frees the passages of a bundle that answers no more. Those that are being written for it go on, and are kept as long
+    /// as others.
+    pub fn forget(&self, bundle: &str) {
+        let bundle = bundle.to_owned();
+        // Fails only where the cache was built without closures.
+        if let Err(error) = self.cache.invalidate_entries_if(move |key, _| *key.bundle == *bundle) {
+            tracing::error!(%error, "the old bundle's passages stay in the cache");
+        }
     }
 
     /// Gets the passage of `key` from the cache, from a generation under way, or from a new one.

@@ -5,6 +5,7 @@ pub mod answer;
 pub mod average;
 pub mod check;
 pub mod check_ranking;
+pub mod defaults;
 pub mod expansion;
 mod failure;
 pub mod flight;
@@ -16,3 +17,4 @@ pub mod timings;
 
 pub(crate) use lookup::blocking;
 pub use pipeline::{ExpandAnswer, SearchService, SearchSettings};
+pub(crate) use timings::milliseconds;

@@ -10,7 +10,6 @@ use expandr_models::{
     Priority, TextKind,
     gate::{Decision, Features, Gate},
 };
-use parking_lot::RwLock;
 use serde::Serialize;
 use tokio::time::{Instant as TokioInstant, timeout_at};
 
@@ -20,15 +19,21 @@ use super::{
     average::{dot, expanded_query, normalize},
     check::{CheckedExpansion, CheckedSearch, SearchLimits},
     check_ranking::CheckedRanking,
+    defaults::Grounds,
     expansion::{Passages, passages},
     failure::{deadline_exceeded, degrade, failed_expansion},
     flight::Flights,
     lookup::{Found, VectorSide, fetch, search_index, search_words},
     ranking::{self, Ranked},
-    request::{OnFailure, SearchRequest},
+    request::{ExpansionMode, OnFailure, SearchRequest},
     timings::{Timings, milliseconds, timed},
 };
-use crate::{bundle::Bundle, http::problem::Problem, metrics::Metrics};
+use crate::{
+    bundle::Bundle,
+    bundles::{Live, Pause},
+    http::problem::Problem,
+    metrics::Metrics,
+};
 
 /// How a service searches.
 #[derive(Clone, Debug)]
@@ -49,7 +54,7 @@ pub struct SearchSettings {
 
 /// Answers searches with the active bundle.
 pub struct SearchService {
-    bundle: RwLock<Arc<Bundle>>,
+    live: Arc<Live>,
     flights: Flights,
     metrics: Arc<Metrics>,
     settings: SearchSettings,
@@ -101,8 +106,9 @@ struct Outcome {
 impl SearchService {
     /// A service whose active bundle is `bundle`.
     pub fn new(bundle: Bundle, metrics: Arc<Metrics>, settings: SearchSettings) -> Self {
+        metrics.set_bundle(&bundle);
         Self {
-            bundle: RwLock::new(Arc::new(bundle)),
+            live: Arc::new(Live::new(bundle)),
             flights: Flights::new(settings.cache_bytes, settings.cache_time_to_live),
             metrics,
             admission: Admission::new(settings.permits),
@@ -112,7 +118,12 @@ impl SearchService {
 
     /// The active bundle. A request takes it once and is answered wholly by it.
     pub fn bundle(&self) -> Arc<Bundle> {
-        self.bundle.read().clone()
+        self.live.bundle()
+    }
+
+    /// The active bundle's place, through which writes go.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
     }
 
     /// The service's metrics.
@@ -130,12 +141,44 @@ impl SearchService {
         &self.settings
     }
 
-    /// Checks a request against what the server grants and the active bundle has.
+    /// Checks a request against what the server grants and `bundle` has, which is to answer it.
     ///
     /// # Errors
     /// `invalid_request` that lists everything that is wrong.
-    pub fn check(&self, request: SearchRequest) -> Result<CheckedSearch, Problem> {
-        request.check(&self.settings.limits, self.bundle().gate.as_deref())
+    pub fn check(&self, bundle: &Bundle, request: SearchRequest) -> Result<CheckedSearch, Problem> {
+        request.check(&self.settings.limits, &self.grounds(bundle))
+    }
+
+    /// What of `bundle` requests are checked against.
+    pub fn grounds<'a>(&self, bundle: &'a Bundle) -> Grounds<'a> {
+        Grounds::of(&self.settings.limits, bundle)
+    }
+
+    /// Refuses a bundle that lacks what the server's flags ask of every bundle.
+    ///
+    /// # Errors
+    /// `invalid_request` that names flag and remedy.
+    pub fn refuse_unfit(&self, bundle: &Bundle) -> Result<(), Problem> {
+        let grounds = self.grounds(bundle);
+        if grounds.defaults.expansion == ExpansionMode::Auto && grounds.gate.is_none() {
+            let detail = "the server's default is --expansion auto, which needs a gate, and this bundle has none; give it \
+                          one with --gate, or use --expansion always";
+            return Err(Problem::field("", detail));
+        }
+        Ok(())
+    }
+
+    /// Puts `bundle` in the live one's place, which comes back; metrics follow. The proof that no write is under way is `pause`.
+    pub(crate) fn replace_bundle(&self, bundle: Bundle, pause: &Pause) -> Arc<Bundle> {
+        let bundle = Arc::new(bundle);
+        let old = self.live.replace(bundle.clone(), pause);
+        self.metrics.set_bundle(&bundle);
+        old
+    }
+
+    /// Frees the cached passages of the bundle `old`, which answers no more.
+    pub(crate) fn forget(&self, old: &str) {
+        self.flights.forget(old);
     }
 
     /// Brings the gauges up to date: called when metrics are read.
@@ -162,33 +205,33 @@ impl SearchService {
         }
     }
 
-    /// Answers one search. `started` is when the request arrived: deadline and timings count from there.
+    /// Answers one search with `bundle`, against which it was checked. `started` is when the request arrived: deadline and timings count from there.
     ///
     /// # Errors
     /// `overloaded` when the encoder has no place, `deadline_exceeded` when not even raw hits came in time,
     /// `expansion_failed` or `deadline_exceeded` when the expansion failed and the request asked for that.
     pub async fn search(
         &self,
+        bundle: &Arc<Bundle>,
         request: CheckedSearch,
         started: Instant,
         request_id: &str,
     ) -> Result<SearchAnswer, Problem> {
-        let bundle = self.bundle();
         let deadline = TokioInstant::from_std(started) + Duration::from_millis(request.timeout_ms);
         let mut timings = Timings::default();
 
         let ranked = match request.ranking {
-            CheckedRanking::Lexical => self.rank_by_words(&bundle, &request, deadline, &mut timings).await?,
+            CheckedRanking::Lexical => self.rank_by_words(bundle, &request, deadline, &mut timings).await?,
             CheckedRanking::Dense | CheckedRanking::Hybrid(_) => {
-                self.rank_by_vectors(&bundle, &request, started, deadline, &mut timings).await?
+                self.rank_by_vectors(bundle, &request, started, deadline, &mut timings).await?
             }
         };
         let Outcome { ranked, report, searched, vectors, parallel_ms } = ranked;
-        let (hits, ms) = timed(fetch(&bundle, &request, ranked, vectors)).await;
+        let (hits, ms) = timed(fetch(bundle, &request, ranked, vectors)).await;
         timings.fetch_ms = ms;
         timings.finish(started.elapsed(), parallel_ms);
         let ranking = request.ranking.kind();
-        self.metrics.observe_search(ranking, &report, &timings);
+        self.metrics.observe_search(&bundle.id, ranking, &report, &timings);
         Ok(SearchAnswer {
             request_id: request_id.to_owned(),
             hits: hits?,
@@ -309,21 +352,21 @@ impl SearchService {
         decision
     }
 
-    /// Writes the passages for a query without searching.
+    /// Writes the passages for a query with `bundle`, without searching.
     ///
     /// # Errors
     /// As [`SearchService::search`], when the request asked to fail with the expansion.
     pub async fn expand(
         &self,
+        bundle: &Arc<Bundle>,
         query: &str,
         expansion: &CheckedExpansion,
         started: Instant,
         request_id: &str,
     ) -> Result<ExpandAnswer, Problem> {
-        let bundle = self.bundle();
         let deadline =
             TokioInstant::from_std(started) + Duration::from_millis(self.settings.limits.timeout_ms);
-        let passages = self.write_passages(&bundle, query, expansion, started, deadline).await;
+        let passages = self.write_passages(bundle, query, expansion, started, deadline).await;
         if expansion.on_failure == OnFailure::Fail && passages.report.status == ExpansionStatus::Degraded {
             return Err(failed_expansion(&passages.report));
         }

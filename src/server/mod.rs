@@ -1,24 +1,31 @@
 //! Loading the models and the index, listening, and shutting down in order.
 
+mod configured;
 mod load;
+mod operations;
 mod options;
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 
 use anyhow::Context;
 use axum::{Router, extract::Request, response::IntoResponse};
+use expandr_index::{Bm25, IndexConfig};
+use expandr_models::bundle::{Defaults, ExpansionDefault};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-pub use load::load_bundle;
-pub use options::{Expansion, Lexical, Limits, Models, Places, Search, ServeOptions};
+pub use operations::{FeedbackSwitch, OperationOptions};
+pub use options::{Changeover, Expansion, Lexical, Limits, Models, Places, Search, ServeOptions};
 
+use self::{configured::configured, load::ServerModels};
 use crate::{
+    bundles::{self, BundleSettings, Bundles},
     documents::{DocumentLimits, Spool},
     http::{
         AppState, HttpLimits,
@@ -27,11 +34,7 @@ use crate::{
         router,
     },
     metrics::Metrics,
-    search::{
-        SearchService, SearchSettings,
-        check::SearchLimits,
-        request::{ExpansionMode, Ranking},
-    },
+    search::{SearchSettings, check::SearchLimits, request::Ranking},
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -57,6 +60,7 @@ pub async fn serve(
         "--ranking {} needs the lexical index, and --lexical off leaves it out; use --lexical on or --ranking dense",
         ranking.name()
     );
+    check_defaults(&options)?;
     let loopback = options.places.listen.ip().is_loopback();
     let limits = &options.limits;
     let keys = Keys::new(&limits.read_keys, &limits.write_keys, &limits.admin_keys, loopback)
@@ -82,7 +86,10 @@ pub async fn serve(
         () = stop.cancelled() => return Ok(()),
     };
     let worker = tokio::spawn(state.spool.clone().work(state.service.clone(), stop.clone()));
+    tokio::spawn(state.feedback.clone().work(stop.clone()));
     let _ = loaded.set(router(state.clone()));
+    let bundles = state.bundles.clone();
+    let changeover = tokio::spawn(async move { bundles.activate_configured().await });
     ready(address, &state);
 
     tokio::select! {
@@ -98,9 +105,28 @@ pub async fn serve(
         server.abort();
     }
     let _ = worker.await;
+    changeover.abort();
+    state.bundles.stop().await;
     let index = state.service.bundle().index.clone();
     tokio::task::spawn_blocking(move || index.close()).await??;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Refuses flags out of range.
+fn check_defaults(options: &ServeOptions) -> anyhow::Result<()> {
+    let (search, share) = (&options.search, options.changeover.reembed_share);
+    let within = |value: Option<f32>, most: f32| value.is_none_or(|value| (0.0..=most).contains(&value));
+    anyhow::ensure!(within(search.query_weight, 1.0), "--query-weight is not between 0 and 1");
+    anyhow::ensure!(
+        within(search.expansion_temperature, 2.0),
+        "--expansion-temperature is not between 0 and 2"
+    );
+    anyhow::ensure!(
+        within(search.expansion_top_p, 1.0) && search.expansion_top_p != Some(0.0),
+        "--expansion-top-p is not above 0 and at most 1"
+    );
+    anyhow::ensure!(share > 0.0 && share <= 1.0, "--reembed-share is not above 0 and at most 1");
     Ok(())
 }
 
@@ -134,22 +160,50 @@ fn starting() -> Problem {
 
 /// Loads everything that requests need.
 async fn load_state(options: &ServeOptions, keys: Keys) -> anyhow::Result<Arc<AppState>> {
-    let bundle = load_bundle(options).await?;
-    anyhow::ensure!(
-        options.search.expansion != Expansion::Auto || bundle.gate.is_some(),
-        "--expansion auto needs a gate; give its file with --gate, or use --expansion always"
-    );
+    let root = &options.places.index_dir;
+    let opened = open_bundles(options, root).await?;
     let metrics = Arc::new(Metrics::new()?);
-    let engine = bundle.expander.as_ref().map_or("none", |expander| expander.info().engine);
-    metrics.set_build_info(&bundle.id, engine)?;
+    let (service, bundles) =
+        Bundles::serve(opened, metrics, search_settings(options), bundle_settings(options));
+    let bundle = service.bundle();
+    service.refuse_unfit(&bundle).map_err(|problem| anyhow::Error::msg(problem.detail))?;
     let documents = bundle.index.stats().documents;
-    tracing::info!(bundle = %bundle.id, engine, documents, "loaded");
-    let service = Arc::new(SearchService::new(bundle, metrics, search_settings(options)));
+    tracing::info!(bundle = %bundle.id, name = %bundle.name, documents, "loaded");
     let limits = http_limits(options);
-    let queue = options.places.index_dir.join("queue");
+    let queue = root.join("queue");
     let spool = Spool::open(&queue, limits.bulk_body_bytes, limits.documents)
         .context("the ingest queue can't be opened")?;
-    Ok(Arc::new(AppState::new(service, spool, keys, limits)))
+    let operations = options.operations.open(root)?;
+    Ok(Arc::new(AppState::new(service, spool, operations, bundles, keys, limits)))
+}
+
+/// Opens the service's folder and loads the bundle to start with.
+async fn open_bundles(options: &ServeOptions, root: &Path) -> anyhow::Result<bundles::Opened> {
+    let (models_dir, models) = (options.places.models_dir.clone(), options.models.clone());
+    let loader = Arc::new(ServerModels { models_dir: models_dir.clone(), models: models.clone() });
+    let described = tokio::task::spawn_blocking(move || configured(&models_dir, &models)).await??;
+    bundles::open(root, index_template(options), loader, described).await
+}
+
+/// How an index is opened, whatever its encoder.
+fn index_template(options: &ServeOptions) -> IndexConfig {
+    let search = &options.search;
+    IndexConfig {
+        exact_threshold: search.exact_threshold,
+        ef_search: search.ef,
+        lexical: search.lexical == Lexical::On,
+        bm25: Bm25 { k1: search.bm25_k1, b: search.bm25_b },
+        lexical_memory_bytes: search.lexical_memory_mib << 20,
+        ..IndexConfig::new("", 1)
+    }
+}
+
+fn bundle_settings(options: &ServeOptions) -> BundleSettings {
+    BundleSettings {
+        embed_share: options.changeover.reembed_share,
+        // No request lives longer, but for bulk bodies, which take the bundle anew for every batch.
+        retire_timeout: http_limits(options).request_timeout + Duration::from_secs(5),
+    }
 }
 
 /// A token that is cancelled by SIGINT or SIGTERM.
@@ -174,20 +228,23 @@ pub fn stop_on_signals() -> std::io::Result<CancellationToken> {
 
 fn search_settings(options: &ServeOptions) -> SearchSettings {
     let search = &options.search;
-    let has_expander = options.models.expander != "none";
     SearchSettings {
         limits: SearchLimits {
             query_bytes: QUERY_BYTES,
             expansion_text_bytes: EXPANSION_TEXT_BYTES,
             max_tokens: search.expansion_max_tokens,
-            default_max_tokens: search.expansion_tokens.min(search.expansion_max_tokens),
             timeout_ms: search.timeout_ms,
             expansion_timeout_ms: search.expansion_timeout_ms.min(search.timeout_ms),
-            default_expansion: match search.expansion {
-                _ if !has_expander => ExpansionMode::Off,
-                Expansion::Always => ExpansionMode::Always,
-                Expansion::Auto => ExpansionMode::Auto,
-                Expansion::Off => ExpansionMode::Off,
+            flags: Defaults {
+                expansion: search.expansion.map(|expansion| match expansion {
+                    Expansion::Always => ExpansionDefault::Always,
+                    Expansion::Auto => ExpansionDefault::Auto,
+                    Expansion::Off => ExpansionDefault::Off,
+                }),
+                query_weight: search.query_weight,
+                max_tokens: search.expansion_tokens,
+                temperature: search.expansion_temperature,
+                top_p: search.expansion_top_p,
             },
             default_ranking: search.ranking,
             lexical: search.lexical == Lexical::On,

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, ValueEnum};
 use expandr_models::device::DeviceChoice;
 
+use super::operations::OperationOptions;
 use crate::search::request::Ranking;
 
 /// Where things are.
@@ -15,7 +16,7 @@ pub struct Places {
     #[arg(long, env = "EXPANDR_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
 
-    /// Folder of the documents, their vectors and the HNSW snapshot.
+    /// Folder of the service: bundles, documents, their vectors, the HNSW snapshot, the queue.
     #[arg(long, env = "EXPANDR_INDEX_DIR", default_value = "index/store/main")]
     pub index_dir: PathBuf,
 
@@ -28,6 +29,12 @@ pub struct Places {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Models")]
 pub struct Models {
+    /// A bundle that says which encoder, expander, adapters, gate and defaults to use: its folder, or the id of one that was
+    /// imported. What was activated over HTTP meanwhile goes on serving until this flag changes.
+    #[arg(long, env = "EXPANDR_BUNDLE", value_name = "DIR|ID",
+          conflicts_with_all = ["encoder", "encoder_adapter", "expander", "expander_adapter", "expander_model", "gate"])]
+    pub bundle: Option<String>,
+
     /// The retriever's encoder: a name in the models folder, a folder (sentence-transformers or Hugging Face
     /// layout), or a hub id where the network allows it.
     #[arg(long, env = "EXPANDR_ENCODER", default_value = expandr_models::weights::DEFAULT_ENCODER)]
@@ -143,13 +150,26 @@ pub struct Search {
     #[arg(long, env = "EXPANDR_LEXICAL_MEMORY_MIB", default_value_t = 64)]
     pub lexical_memory_mib: usize,
 
-    /// Whether to expand when a request doesn't say.
-    #[arg(long, env = "EXPANDR_EXPANSION", value_enum, default_value_t = Expansion::Always)]
-    pub expansion: Expansion,
+    /// Whether to expand when a request doesn't say [default: what the bundle says, else always]
+    #[arg(long, env = "EXPANDR_EXPANSION", value_enum)]
+    pub expansion: Option<Expansion>,
 
-    /// Tokens of a passage when a request doesn't say.
-    #[arg(long, env = "EXPANDR_EXPANSION_TOKENS", default_value_t = 64)]
-    pub expansion_tokens: usize,
+    /// Tokens of a passage when a request doesn't say [default: what the bundle says, else 64]
+    #[arg(long, env = "EXPANDR_EXPANSION_TOKENS")]
+    pub expansion_tokens: Option<usize>,
+
+    /// Temperature of a passage when a request doesn't say [default: what the bundle says, else 0, which is greedy]
+    #[arg(long, env = "EXPANDR_EXPANSION_TEMPERATURE")]
+    pub expansion_temperature: Option<f32>,
+
+    /// Nucleus of a sampled passage when a request doesn't say [default: what the bundle says, else 0.9]
+    #[arg(long, env = "EXPANDR_EXPANSION_TOP_P")]
+    pub expansion_top_p: Option<f32>,
+
+    /// The query's share in the averaged vector when a request doesn't say [default: what the bundle says, else what its gate
+    /// was fitted for, where that decides, else 0.5]
+    #[arg(long, env = "EXPANDR_QUERY_WEIGHT")]
+    pub query_weight: Option<f32>,
 
     /// Most tokens of a passage that a request may ask for.
     #[arg(long, env = "EXPANDR_EXPANSION_MAX_TOKENS", default_value_t = 512)]
@@ -206,6 +226,16 @@ pub enum Expansion {
     Auto,
     /// Search with the query alone.
     Off,
+}
+
+/// How the service changes from one bundle to another.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Bundles")]
+pub struct Changeover {
+    /// The share of the time that embedding documents for another bundle takes while searches are in flight, above 0 and at
+    /// most 1. While nobody searches, it takes all of it.
+    #[arg(long, env = "EXPANDR_REEMBED_SHARE", default_value_t = 0.5)]
+    pub reembed_share: f64,
 }
 
 /// What clients may do and how much of it.
@@ -285,5 +315,11 @@ pub struct ServeOptions {
     pub search: Search,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub changeover: Changeover,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub limits: Limits,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub operations: OperationOptions,
 }

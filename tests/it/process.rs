@@ -65,6 +65,11 @@ impl Server {
         Self { child, url: format!("http://{address}"), client: reqwest::Client::new() }
     }
 
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Posts JSON and gives status and body.
     pub(crate) async fn post(&self, path: &str, body: Value) -> (u16, Value) {
         let response = self.client.post(format!("{}{path}", self.url)).json(&body).send().await.unwrap();

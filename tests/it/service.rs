@@ -4,33 +4,34 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, http::Request};
 use expandr::{
-    bundle::Bundle,
+    audit::Audit,
+    bundles::{self, BundleSettings, Bundles, Configured},
+    datasets::Datasets,
     documents::{DocumentLimits, Spool},
-    http::{AppState, HttpLimits, auth::Keys, router},
+    feedback::{Feedback, FeedbackSettings},
+    http::{AppState, HttpLimits, Operations, auth::Keys, router},
     metrics::Metrics,
-    search::{
-        SearchService, SearchSettings,
-        check::SearchLimits,
-        request::{ExpansionMode, Ranking},
-    },
+    search::{SearchSettings, check::SearchLimits, request::Ranking},
 };
-use expandr_index::{Index, IndexConfig};
+use expandr_index::IndexConfig;
 use expandr_models::{
-    Encoder,
-    expander::PromptTemplate,
-    gate::Gate,
+    bundle::Defaults,
+    gate::{GATE_FILE, Gate},
     testing::{HashEncoder, Script, ScriptedExpander, ScriptedFailure},
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+use crate::doubles::{self, DoubleModels, ENCODER};
+
 /// A service over doubles, with handles to what happens inside.
 pub(crate) struct Double {
-    router: Router,
+    pub(crate) router: Router,
     pub(crate) state: Arc<AppState>,
     pub(crate) encoder: Arc<HashEncoder>,
     pub(crate) expander: Arc<ScriptedExpander>,
-    _folder: tempfile::TempDir,
+    pub(crate) models: Arc<DoubleModels>,
+    pub(crate) folder: Arc<tempfile::TempDir>,
 }
 
 /// What differs from the usual double.
@@ -41,6 +42,8 @@ pub(crate) struct Setup {
     pub(crate) keys: Keys,
     pub(crate) lexical: bool,
     pub(crate) gate: Option<Gate>,
+    pub(crate) flags: Defaults,
+    pub(crate) feedback: FeedbackSettings,
 }
 
 impl Default for Setup {
@@ -52,33 +55,55 @@ impl Default for Setup {
             keys: Keys::new(&[], &[], &[], true).unwrap(),
             lexical: true,
             gate: None,
+            flags: Defaults::default(),
+            feedback: FeedbackSettings {
+                on: false,
+                retention: Duration::from_secs(90 * 86_400),
+                window: Duration::from_secs(3600),
+                memory_bytes: 1 << 20,
+                disk_bytes: 1 << 20,
+            },
         }
     }
 }
 
 impl Double {
-    fn new(setup: Setup) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+    pub(crate) async fn new(setup: Setup) -> Self {
         let encoder = Arc::new(HashEncoder::new(64).with_delay(setup.encoder_delay));
-        let expander = Arc::new(ScriptedExpander::new(setup.script));
-        let config = IndexConfig {
-            lexical: setup.lexical,
-            ..IndexConfig::new(&encoder.info().id, encoder.info().dimension)
-        };
-        let index = Arc::new(Index::open(folder.path(), config).unwrap());
-        let mut bundle = Bundle::new(encoder.clone(), Some(expander.clone()), index, PromptTemplate::q2d());
-        if let Some(gate) = setup.gate {
-            bundle = bundle.with_gate(gate);
+        let expander = Arc::new(ScriptedExpander::new(setup.script.clone()));
+        let models = DoubleModels::with(encoder.clone(), expander.clone());
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let mut manifest = doubles::manifest("double", ENCODER);
+        let mut files = Vec::new();
+        if let Some(gate) = &setup.gate {
+            let path = folder.path().join("fitted.json");
+            fs_err::write(&path, gate.to_json().unwrap()).unwrap();
+            files.push((GATE_FILE.to_owned(), path));
+            manifest.gate = Some(GATE_FILE.into());
         }
+        let configured = doubles::configured(manifest, files);
+        Self::open(folder, setup, models, encoder, expander, configured).await.unwrap()
+    }
+
+    /// A double whose folder may have been another's.
+    pub(crate) async fn open(
+        folder: Arc<tempfile::TempDir>,
+        setup: Setup,
+        models: Arc<DoubleModels>,
+        encoder: Arc<HashEncoder>,
+        expander: Arc<ScriptedExpander>,
+        configured: Configured,
+    ) -> anyhow::Result<Self> {
+        let template = IndexConfig { lexical: setup.lexical, ..IndexConfig::new("", 1) };
+        let opened = bundles::open(folder.path(), template, models.clone(), configured).await?;
         let settings = SearchSettings {
             limits: SearchLimits {
                 query_bytes: 1000,
                 expansion_text_bytes: 10_000,
                 max_tokens: 256,
-                default_max_tokens: 64,
                 timeout_ms: 20_000,
                 expansion_timeout_ms: 10_000,
-                default_expansion: ExpansionMode::Always,
+                flags: setup.flags,
                 default_ranking: Ranking::Dense,
                 lexical: setup.lexical,
             },
@@ -97,21 +122,32 @@ impl Double {
             request_timeout: Duration::from_secs(30),
             documents,
         };
-        let spool = Spool::open(&folder.path().join("queue"), 1 << 20, documents).unwrap();
-        let service = Arc::new(SearchService::new(bundle, Arc::new(Metrics::new().unwrap()), settings));
-        let state = Arc::new(AppState::new(service, spool, setup.keys, limits));
-        Self { router: router(state.clone()), state, encoder, expander, _folder: folder }
+        let spool = Spool::open(&folder.path().join("queue"), 1 << 20, documents)?;
+        let metrics = Arc::new(Metrics::new()?);
+        let (service, bundles) = Bundles::serve(opened, metrics, settings, BundleSettings::default());
+        let operations = Operations {
+            feedback: Arc::new(Feedback::open(&folder.path().join("feedback"), setup.feedback)?),
+            datasets: Arc::new(Datasets::open(&folder.path().join("datasets"), 1 << 20)?),
+            audit: Arc::new(Audit::open(&folder.path().join("audit.ndjson"), 1 << 20)?),
+        };
+        let state = Arc::new(AppState::new(service, spool, operations, bundles, setup.keys, limits));
+        Ok(Self { router: router(state.clone()), state, encoder, expander, models, folder })
     }
 
     /// A double with three documents.
     pub(crate) async fn filled(setup: Setup) -> Self {
-        let double = Self::new(setup);
+        Self::filled_with_key(setup, None).await
+    }
+
+    /// The same for a service whose documents want a key.
+    pub(crate) async fn filled_with_key(setup: Setup, key: Option<&str>) -> Self {
+        let double = Self::new(setup).await;
         let documents = json!({"documents": [
             {"id": "a", "text": "red apples grow on trees", "metadata": {"kind": "fruit", "year": 2001}},
             {"id": "b", "text": "blue whales swim in oceans", "metadata": {"kind": "animal", "year": 2005}},
             {"id": "c", "text": "green frogs jump in ponds", "metadata": {"kind": "animal", "year": 2010}},
         ]});
-        let (status, answer) = double.send("PUT", "/documents", Some(documents), None).await;
+        let (status, answer) = double.send("PUT", "/documents", Some(documents), key).await;
         assert_eq!(status, 201, "{answer}");
         double
     }
@@ -135,6 +171,16 @@ impl Double {
             None => Body::empty(),
         };
         let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
+    /// Sends lines of NDJSON.
+    pub(crate) async fn bulk(&self, path: &str, lines: String) -> (u16, Value) {
+        let request = Request::post(path).header("content-type", "application/x-ndjson");
+        let request = request.body(Body::from(lines)).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
         let status = response.status().as_u16();
         let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
         (status, serde_json::from_slice(&bytes).unwrap_or_default())
@@ -370,7 +416,7 @@ async fn a_broken_encoder_is_an_error_and_not_the_end() {
 async fn keys_guard_their_routes() {
     let key = |name: &str| format!("{name}-key-0123456789");
     let keys = Keys::new(&[key("read")], &[key("write")], &[key("admin")], false).unwrap();
-    let double = Double::new(Setup { keys, ..Setup::default() });
+    let double = Double::new(Setup { keys, ..Setup::default() }).await;
     let search = || Some(json!({"query": "q", "expansion": false}));
     let put = || Some(json!({"documents": [{"id": "a/b", "text": "t"}]}));
     for (method, path, body, key, expected) in [
@@ -405,7 +451,7 @@ async fn readiness_ends_before_liveness() {
 
 #[tokio::test]
 async fn bulk_lines_are_stored_one_by_one() {
-    let double = Double::new(Setup::default());
+    let double = Double::new(Setup::default()).await;
     let body = "{\"_id\":\"1\",\"text\":\"one\"}\n\n{\"id\":\"2\"}\nnot json\n{\"id\":\"3\",\"title\":\"three\",\"text\":\"\"}\n";
     let request = |body: &'static str| {
         let request = Request::post("/documents/bulk").header("content-type", "application/x-ndjson");

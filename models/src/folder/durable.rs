@@ -98,7 +98,10 @@ fn sync_tree(path: &Path) -> Result<()> {
 }
 
 /// Makes the folder's entries durable, where the system can.
-fn sync_folder(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// When the disk fails.
+pub fn sync_folder(path: &Path) -> Result<()> {
     if cfg!(unix) {
         fs_err::File::open(path)?.sync_all().map_err(Error::from)?;
     }

@@ -5,7 +5,7 @@ mod durable;
 mod files;
 mod tensors;
 
-pub use self::durable::{NewFolder, replace};
+pub use self::durable::{NewFolder, replace, sync_folder};
 pub(crate) use self::{
     durable::remove_any,
     files::{checkpoint_error, read_json, read_json_if_there},

@@ -36,4 +36,4 @@ pub use self::{
     save::truncate_layers,
     seed::Key,
 };
-pub use crate::folder::{NewFolder, replace};
+pub use crate::folder::{NewFolder, replace, sync_folder};

@@ -4,7 +4,10 @@
 mod crates;
 mod rustdoc;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use clap::{Args, Parser};
@@ -26,6 +29,9 @@ const QUESTIONS: &[&str] = &[
     "stop a background task when the server shuts down",
 ];
 
+/// What this repository has trained, from its root.
+const SHIPPED_BUNDLE: &str = "models/bundles/expandr-small";
+
 /// Flags of `expandr demo`.
 #[derive(Args, Debug)]
 pub(super) struct DemoArgs {
@@ -40,6 +46,10 @@ pub(super) struct DemoArgs {
     /// Folder of the checkpoints.
     #[arg(long, env = "EXPANDR_MODELS_DIR", default_value = "models/store")]
     models_dir: PathBuf,
+
+    /// The bundle to serve: a folder, or `none` for the default models as they are.
+    #[arg(long, env = "EXPANDR_DEMO_BUNDLE", value_name = "DIR|none", default_value = SHIPPED_BUNDLE)]
+    bundle: String,
 
     /// Passages to index.
     #[arg(long, default_value_t = 4000)]
@@ -59,6 +69,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<()> {
     options.places.listen = args.listen;
     options.places.index_dir = args.index_dir.clone();
     options.places.models_dir = args.models_dir.clone();
+    options.models.bundle = bundle(&args.bundle)?;
 
     let stop = stop_on_signals()?;
     let (ready_sender, ready) = oneshot::channel();
@@ -82,6 +93,19 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<()> {
         print_invitation(address);
     }
     server.await?
+}
+
+/// The bundle that was asked for; none: the default models as they are.
+fn bundle(asked: &str) -> anyhow::Result<Option<String>> {
+    if asked == "none" {
+        return Ok(None);
+    }
+    anyhow::ensure!(
+        Path::new(asked).is_dir(),
+        "{asked}: there is no such folder; run the demo from the repository's root, name a bundle's folder with --bundle, or \
+         leave it out with --bundle none"
+    );
+    Ok(Some(asked.to_owned()))
 }
 
 /// Indexes the corpus unless it is there already.
@@ -110,4 +134,21 @@ fn print_invitation(address: SocketAddr) {
         QUESTIONS[1]
     );
     println!("Ctrl-C stops it.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_bundle_is_there_and_can_be_left_out() {
+        // Tests run in the repository's root.
+        assert_eq!(bundle(SHIPPED_BUNDLE).unwrap().as_deref(), Some(SHIPPED_BUNDLE));
+        assert_eq!(bundle("none").unwrap(), None);
+        let error = bundle("models/bundles/typo").unwrap_err().to_string();
+        assert!(error.contains("typo") && error.contains("--bundle none"), "{error}");
+        let folder = Path::new(SHIPPED_BUNDLE);
+        let manifest = expandr_models::bundle::read(folder).unwrap();
+        expandr_models::bundle::prove(folder, &manifest).unwrap();
+    }
 }

@@ -5,6 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use expandr_training::progress::{Event, Observer};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::cli::duration;
+
 /// One bar for the stage that is at work, and a line for every stage that ends.
 pub(super) struct Bars {
     style: ProgressStyle,
@@ -48,25 +50,5 @@ impl Observer for Bars {
             }
             Event::Finished { folder } => eprintln!("everything is done; it is in {folder}"),
         }
-    }
-}
-
-fn duration(seconds: f64) -> String {
-    let seconds = seconds.max(0.0).round() as u64;
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, seconds) => format!("{seconds} s"),
-        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
-        (hours, minutes, _) => format!("{hours} h {minutes} min"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_read_well() {
-        let shown: Vec<String> = [0.4, 59.6, 61.0, 3_600.0, 90_061.0].map(duration).into();
-        assert_eq!(shown, ["0 s", "1 min 0 s", "1 min 1 s", "1 h 0 min", "25 h 1 min"]);
     }
 }

@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use self::intake::{Example, Intake, SourceCounts};
+pub use self::pairs::parse_pair;
 use crate::Result;
 
 /// How a file of training data is laid out.

@@ -2,7 +2,10 @@
 
 use serde::Deserialize;
 
-use super::{Example, Intake, json_lines::for_each_line};
+use super::{
+    Example, Intake,
+    json_lines::{for_each_line, object},
+};
 use crate::Result;
 
 #[derive(Deserialize)]
@@ -37,29 +40,38 @@ enum Label {
     Number(serde_json::Number),
 }
 
-pub(super) fn read(intake: &mut Intake<'_>) -> Result<()> {
-    let path = &intake.source().path;
-    let wanted = "{\"query\", \"positive\"[, \"negative\", \"label\"]}";
-    for_each_line(path, wanted, intake, |line: Line, number, intake| {
-        let positives = line.positive.map(Texts::into_vec).unwrap_or_default();
+const WANTED: &str = "{\"query\", \"positive\"[, \"negative\", \"label\"]}";
+
+impl Line {
+    /// The pair of the line; the error says what it lacks.
+    fn example(self) -> std::result::Result<Example, String> {
+        let positives = self.positive.map(Texts::into_vec).unwrap_or_default();
         let positive = positives.into_iter().find(|positive| !positive.trim().is_empty());
-        let query = line.query.filter(|query| !query.trim().is_empty());
-        let (query, positive) = match (query, positive) {
-            (Some(query), Some(positive)) => (query, positive),
-            (None, _) => return intake.broken(path, number, &missing("query")),
-            (_, None) => return intake.broken(path, number, &missing("positive")),
-        };
-        let given = [line.negative, line.negatives].into_iter().flatten();
-        let label = line.label.map(|label| match label {
+        let query = self.query.filter(|query| !query.trim().is_empty());
+        let query = query.ok_or_else(|| missing("query"))?;
+        let positive = positive.ok_or_else(|| missing("positive"))?;
+        let given = [self.negative, self.negatives].into_iter().flatten();
+        let label = self.label.map(|label| match label {
             Label::Text(text) => text,
             Label::Number(number) => number.to_string(),
         });
-        intake.example(Example {
-            query,
-            positive,
-            negatives: given.flat_map(Texts::into_vec).collect(),
-            label,
-        })
+        Ok(Example { query, positive, negatives: given.flat_map(Texts::into_vec).collect(), label })
+    }
+}
+
+/// The pair of one line of the layout [`Format::Pairs`](super::Format::Pairs), exactly as a run would read it.
+///
+/// # Errors
+/// What is wrong with the line, without its file and number.
+pub fn parse_pair(line: &[u8]) -> std::result::Result<Example, String> {
+    object::<Line>(line).map_err(|error| format!("{error}; want {WANTED}"))?.example()
+}
+
+pub(super) fn read(intake: &mut Intake<'_>) -> Result<()> {
+    let path = &intake.source().path;
+    for_each_line(path, WANTED, intake, |line: Line, number, intake| match line.example() {
+        Ok(example) => intake.example(example),
+        Err(detail) => intake.broken(path, number, &detail),
     })
 }
 

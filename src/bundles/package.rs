@@ -1,0 +1,300 @@
+//! From a run folder of `expandr train` to a bundle's folder.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use expandr_models::{
+    bundle::{self, Defaults, EncoderPart, ExpanderPart, ExpansionDefault, Manifest},
+    expander::Q2D,
+    gate::GATE_FILE,
+    trainable::NewFolder,
+    weights::sha256_of_file,
+};
+use expandr_training::Recipe;
+use serde_json::{Value, json};
+
+use super::now;
+
+const RECIPE: &str = "recipe.toml";
+/// The report for people.
+const REPORT: &str = "report.md";
+/// The files of an adapter that is not the rest of its training.
+const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+/// What a run was trained on, in the order in which it came about.
+const DATA: [&str; 3] = ["pairs.jsonl", "preferences.jsonl", "examples.jsonl"];
+
+/// What a run folder doesn't say.
+#[derive(Clone, Debug, Default)]
+pub struct PackageFacts {
+    /// What people call the bundle; none: the run folder's name.
+    pub name: Option<String>,
+    /// The ids of the bundles that it comes from.
+    pub parents: Vec<String>,
+    /// Whether a search that doesn't say is expanded; none: the service decides.
+    pub expansion: Option<ExpansionDefault>,
+}
+
+/// Makes a bundle of a finished run: the folder `out`, which appears whole or not at all and replaces one that is there.
+///
+/// The encoder is the trained one (`encoder/`; its adapter alone where it was trained with one beside a model that the recipe
+/// names), else the one that the recipe names. The expander is the base model that the
+/// recipe names with the run's adapter beside it; where that was trained on another model than the named one (after a
+/// warm-up), the merged model. `gate.json` comes along, `weight.json` becomes the query's default weight, and the recipe's
+/// way of writing expansions the default way. Names in the recipe that are paths of this machine become absolute.
+///
+/// # Errors
+/// When `run` is no finished run, or the disk fails.
+pub fn package(run: &Path, out: &Path, facts: PackageFacts) -> anyhow::Result<Manifest> {
+    let recipe_path = run.join(RECIPE);
+    let recipe = Recipe::load(&recipe_path, &[])
+        .with_context(|| format!("{}: not the folder of a training run", run.display()))?;
+    let new = NewFolder::create(out)?;
+    let folder = new.path();
+    let encoder = encoder(run, &recipe, folder)?;
+    let expander = expander(run, &recipe, folder)?;
+    let name = facts.name.or_else(|| Some(run.file_name()?.to_string_lossy().into_owned()));
+    let name = name.context("the bundle needs a name; give one with --name")?;
+    let mut manifest = Manifest::new(&name, &now(), encoder, Some(expander));
+    manifest.parents = facts.parents;
+    manifest.prompt = Some(recipe.expander.prompt.clone()).filter(|prompt| prompt != Q2D);
+    manifest.defaults = Defaults { expansion: facts.expansion, ..defaults(run, &recipe)? };
+    if run.join(GATE_FILE).is_file() {
+        fs_err::copy(run.join(GATE_FILE), folder.join(GATE_FILE))?;
+        manifest.gate = Some(GATE_FILE.into());
+    }
+    if run.join(REPORT).is_file() {
+        fs_err::copy(run.join(REPORT), folder.join(REPORT))?;
+    }
+    fs_err::copy(&recipe_path, folder.join(RECIPE))?;
+    manifest.recipe = Some(RECIPE.into());
+    for file in DATA {
+        if run.join(file).is_file() {
+            manifest.data.insert(file.into(), sha256_of_file(&run.join(file))?);
+        }
+    }
+    manifest.evaluation = evaluation(run)?;
+    bundle::write(folder, &mut manifest)?;
+    new.finish()?;
+    Ok(manifest)
+}
+
+fn encoder(run: &Path, recipe: &Recipe, folder: &Path) -> anyhow::Result<EncoderPart> {
+    let adapter = run.join("encoder").join("adapter");
+    if recipe.encoder.layers.is_none() && has_adapter(&adapter) {
+        copy_adapter(&adapter, &folder.join("encoder-adapter"))?;
+        let adapter = Some("encoder-adapter".into());
+        return Ok(EncoderPart { model: named(&recipe.encoder.model)?, adapter });
+    }
+    for trained in ["encoder", "base-encoder"] {
+        if run.join(trained).join("config.json").is_file() {
+            copy_tree(&run.join(trained), &folder.join("encoder"))?;
+            return Ok(EncoderPart { model: "encoder".into(), adapter: None });
+        }
+    }
+    Ok(EncoderPart { model: named(&recipe.encoder.model)?, adapter: None })
+}
+
+fn expander(run: &Path, recipe: &Recipe, folder: &Path) -> anyhow::Result<ExpanderPart> {
+    let adapter = run.join("adapter");
+    let base = named(&recipe.expander.model)?;
+    if has_adapter(&adapter) && !recipe.warm_up.enabled {
+        copy_adapter(&adapter, &folder.join("expander-adapter"))?;
+        let adapter = Some("expander-adapter".into());
+        return Ok(ExpanderPart { model: base, adapter, remote_model: None });
+    }
+    for made in ["expander", "warm-expander"] {
+        if run.join(made).join("config.json").is_file() {
+            copy_tree(&run.join(made), &folder.join("expander"))?;
+            return Ok(ExpanderPart { model: "expander".into(), adapter: None, remote_model: None });
+        }
+    }
+    Ok(ExpanderPart { model: base, adapter: None, remote_model: None })
+}
+
+fn has_adapter(folder: &Path) -> bool {
+    ADAPTER_FILES.iter().all(|file| folder.join(file).is_file())
+}
+
+fn copy_adapter(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs_err::create_dir_all(to)?;
+    for file in ADAPTER_FILES {
+        fs_err::copy(from.join(file), to.join(file))?;
+    }
+    Ok(())
+}
+
+/// A path of this machine becomes absolute, so that it means the same wherever the server is started; other names stay.
+fn named(model: &str) -> anyhow::Result<String> {
+    let path = Path::new(model);
+    if !model.contains('/') || !path.exists() {
+        return Ok(model.to_owned());
+    }
+    let absolute = fs_err::canonicalize(path)?;
+    absolute.to_str().map(str::to_owned).with_context(|| format!("{}: not UTF-8", absolute.display()))
+}
+
+fn defaults(run: &Path, recipe: &Recipe) -> anyhow::Result<Defaults> {
+    let expansions = &recipe.expansions;
+    let greedy = expansions.temperature == 0.0;
+    Ok(Defaults {
+        expansion: None,
+        query_weight: query_weight(&run.join("weight.json"))?,
+        max_tokens: Some(expansions.max_tokens),
+        temperature: Some(expansions.temperature as f32),
+        top_p: (!greedy).then_some(expansions.top_p as f32),
+    })
+}
+
+/// The weight that did best on the development part.
+fn query_weight(path: &Path) -> anyhow::Result<Option<f32>> {
+    let Some(chosen) = json_if_there(path)? else { return Ok(None) };
+    let weight = chosen["query_weight"].as_f64();
+    let weight = weight.with_context(|| format!("{}: it has no `query_weight`", path.display()))?;
+    Ok(Some(weight as f32))
+}
+
+/// The report's figures, without those of single queries.
+fn evaluation(run: &Path) -> anyhow::Result<Option<Value>> {
+    let Some(report) = json_if_there(&run.join("report.json"))? else { return Ok(None) };
+    let rows = report["rows"].as_array().cloned().unwrap_or_default();
+    let rows: Vec<Value> = rows
+        .iter()
+        .map(|row| {
+            let collections = row["collections"].as_array().cloned().unwrap_or_default();
+            let means: serde_json::Map<String, Value> = collections
+                .iter()
+                .filter_map(|scores| Some((scores["name"].as_str()?.to_owned(), scores["mean"].clone())))
+                .collect();
+            json!({"name": row["name"], "average": row["average"], "collections": means})
+        })
+        .collect();
+    Ok(Some(json!({ "rows": rows, "comparisons": report["comparisons"] })))
+}
+
+fn json_if_there(path: &Path) -> anyhow::Result<Option<Value>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let value = serde_json::from_slice(&fs_err::read(path)?);
+    value.map(Some).with_context(|| format!("{}: not JSON; do its stage again", path.display()))
+}
+
+/// Copies a folder with everything in it.
+fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let mut open: Vec<(PathBuf, PathBuf)> = vec![(from.to_owned(), to.to_owned())];
+    while let Some((from, to)) = open.pop() {
+        fs_err::create_dir_all(&to)?;
+        for entry in fs_err::read_dir(&from)? {
+            let entry = entry?;
+            let target = to.join(entry.file_name());
+            if fs_err::metadata(entry.path())?.is_dir() {
+                open.push((entry.path(), target));
+            } else {
+                fs_err::copy(entry.path(), target)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(run: &Path, name: &str, text: &str) {
+        let path = run.join(name);
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        fs_err::write(path, text).unwrap();
+    }
+
+    fn run(recipe: &str) -> tempfile::TempDir {
+        let run = tempfile::tempdir().unwrap();
+        write(run.path(), "recipe.toml", recipe);
+        for file in ["encoder/config.json", "encoder/1_Pooling/config.json", "expander/config.json"] {
+            write(run.path(), file, "{}");
+        }
+        for file in ADAPTER_FILES {
+            write(run.path(), &format!("adapter/{file}"), "{}");
+        }
+        write(run.path(), "adapter/optimizer.safetensors", "not the adapter's");
+        write(run.path(), "pairs.jsonl", "abc");
+        write(run.path(), "weight.json", r#"{"query_weight": 0.65, "tried": []}"#);
+        let report = r#"{"recipe": {}, "comparisons": [], "rows": [{"name": "expandr", "average": {"ndcg@10": 0.5},
+            "collections": [{"name": "c", "mean": {"ndcg@10": 0.5}, "queries": {"ndcg@10": {"q": 1}}}]}]}"#;
+        write(run.path(), "report.json", report);
+        run
+    }
+
+    const RECIPE_TEXT: &str = "[expander]\nmodel = \"small\"\nprompt = \"Answer: {}\"\n[encoder]\nmodel = \"mini\"\n\
+                               [expansions]\ntemperature = 0.0\nmax_tokens = 48\n";
+
+    #[test]
+    fn a_run_becomes_a_bundle_that_proves_itself() {
+        let run = run(RECIPE_TEXT);
+        let out = tempfile::tempdir().unwrap();
+        let out = out.path().join("bundle");
+        let expansion = Some(ExpansionDefault::Off);
+        let facts = PackageFacts { name: Some("first".into()), parents: vec!["bundle-1".into()], expansion };
+        let manifest = package(run.path(), &out, facts).unwrap();
+        assert_eq!(bundle::read(&out).unwrap(), manifest);
+        bundle::prove(&out, &manifest).unwrap();
+        assert_eq!(manifest.encoder.model, "encoder");
+        let expander = manifest.expander.as_ref().unwrap();
+        assert_eq!(
+            (expander.model.as_str(), expander.adapter.as_deref()),
+            ("small", Some("expander-adapter"))
+        );
+        assert_eq!(manifest.prompt.as_deref(), Some("Answer: {}"));
+        let Defaults { query_weight, max_tokens, temperature, top_p, expansion } = manifest.defaults;
+        assert_eq!((query_weight, max_tokens, temperature), (Some(0.65), Some(48), Some(0.0)));
+        assert_eq!((top_p, expansion), (None, Some(ExpansionDefault::Off)));
+        assert_eq!(
+            (manifest.name.as_str(), manifest.parents.len(), manifest.gate.is_none()),
+            ("first", 1, true)
+        );
+        let pairs = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(manifest.data["pairs.jsonl"], pairs);
+        let figures = manifest.evaluation.as_ref().unwrap();
+        assert_eq!(figures["rows"][0]["collections"]["c"]["ndcg@10"], 0.5);
+        assert!(!figures.to_string().contains("queries"), "{figures}");
+        assert!(!manifest.files.keys().any(|file| file.contains("optimizer")), "{:?}", manifest.files);
+        assert!(manifest.files.contains_key("encoder/1_Pooling/config.json"));
+    }
+
+    #[test]
+    fn an_encoder_trained_with_an_adapter_is_its_adapter() {
+        let run = run(RECIPE_TEXT);
+        for file in ADAPTER_FILES {
+            write(run.path(), &format!("encoder/adapter/{file}"), "{}");
+        }
+        let out = tempfile::tempdir().unwrap();
+        let manifest = package(run.path(), &out.path().join("b"), PackageFacts::default()).unwrap();
+        assert_eq!(
+            (manifest.encoder.model.as_str(), manifest.encoder.adapter.as_deref()),
+            ("mini", Some("encoder-adapter"))
+        );
+        assert!(!manifest.files.keys().any(|file| file.starts_with("encoder/")), "{:?}", manifest.files);
+        // Beside the first layers of a model, which nothing but the run has, it would be of no use.
+        write(run.path(), "recipe.toml", &RECIPE_TEXT.replace("\"mini\"", "\"mini\"\nlayers = 2"));
+        let manifest = package(run.path(), &out.path().join("c"), PackageFacts::default()).unwrap();
+        assert_eq!((manifest.encoder.model.as_str(), manifest.encoder.adapter), ("encoder", None));
+    }
+
+    #[test]
+    fn after_a_warm_up_the_merged_model_comes_along() {
+        let run = run(&format!("{RECIPE_TEXT}[warm_up]\nenabled = true\n"));
+        let out = tempfile::tempdir().unwrap();
+        let manifest = package(run.path(), &out.path().join("b"), PackageFacts::default()).unwrap();
+        let expander = manifest.expander.unwrap();
+        assert_eq!((expander.model.as_str(), expander.adapter), ("expander", None));
+        assert!(manifest.files.contains_key("expander/config.json"));
+    }
+
+    #[test]
+    fn a_folder_that_is_no_run_is_refused_and_nothing_is_left() {
+        let (run, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let error = package(run.path(), &out.path().join("b"), PackageFacts::default()).unwrap_err();
+        assert!(error.to_string().contains("not the folder of a training run"), "{error:#}");
+        assert_eq!(fs_err::read_dir(out.path()).unwrap().count(), 0);
+    }
+}

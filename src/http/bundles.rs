@@ -1,0 +1,133 @@
+//! `GET /admin/bundles`, `POST /admin/bundles/{id}/activate`, `/admin/bundles/rollback`, `/admin/bundles/import`.
+
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{Path, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    AppState,
+    body::{JsonBody, parse},
+    problem::{Code, Problem},
+};
+use crate::bundles::{Activation, Bundles};
+
+/// How long an activation's request waits for its end when it doesn't say.
+const WAIT_MS: u64 = 10_000;
+
+/// The routes; their role is asked for around them.
+pub(super) fn routes() -> Router<Arc<AppState>> {
+    Router::new()
+        .route("/admin/bundles", get(list))
+        .route("/admin/bundles/import", post(import))
+        .route("/admin/bundles/rollback", post(rollback))
+        .route("/admin/bundles/{id}/activate", post(activate))
+}
+
+/// The registered bundles, and which one answers.
+async fn list(State(state): State<Arc<AppState>>) -> Json<Value> {
+    let bundles = &state.bundles;
+    Json(json!({
+        "active": bundles.active(),
+        "previous": bundles.previous(),
+        "activation": bundles.underway(),
+        "last_activation": bundles.ended(),
+        "bundles": bundles.list(),
+    }))
+}
+
+/// How long to wait.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wait {
+    /// Milliseconds until the answer says that the activation goes on.
+    wait_ms: Option<u64>,
+}
+
+impl Wait {
+    /// From a body that may be empty; no longer than a request may take.
+    fn read(body: &Bytes, state: &AppState) -> Result<Duration, Problem> {
+        let wait = if body.is_empty() { Self::default() } else { parse::<Self>(body)? };
+        let most = u64::try_from(state.limits.request_timeout.as_millis()).unwrap_or(u64::MAX) / 2;
+        match wait.wait_ms {
+            Some(ms) if ms > most => {
+                let detail = format!("{ms} is more than {most}; an activation goes on without its request");
+                Err(Problem::field("/wait_ms", detail))
+            }
+            given => Ok(Duration::from_millis(given.unwrap_or(WAIT_MS.min(most)))),
+        }
+    }
+}
+
+async fn activate(
+    State(state): State<Arc<AppState>>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let wait = Wait::read(&body, &state)?;
+    let bundles = state.bundles.clone();
+    answer(&state.bundles, wait, async move { bundles.activate(&id, &|_| ()).await }).await
+}
+
+async fn rollback(State(state): State<Arc<AppState>>, body: Bytes) -> Result<Response, Problem> {
+    let wait = Wait::read(&body, &state)?;
+    let bundles = state.bundles.clone();
+    answer(&state.bundles, wait, async move { bundles.rollback(&|_| ()).await }).await
+}
+
+/// 200 with what was done, or 202 when it takes longer than `wait`: it then goes on, and `/admin/bundles` shows how far it is.
+async fn answer(
+    bundles: &Bundles,
+    wait: Duration,
+    activation: impl Future<Output = Result<Activation, Problem>> + Send + 'static,
+) -> Result<Response, Problem> {
+    // A task of its own: it must not end with a client that goes away.
+    let task = tokio::spawn(activation);
+    match tokio::time::timeout(wait, task).await {
+        Ok(Ok(ended)) => Ok(Json(ended?).into_response()),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "an activation broke");
+            Err(Problem::new(
+                Code::Internal,
+                "the activation broke; the server's log has more, the old bundle goes on",
+            ))
+        }
+        Err(_elapsed) => {
+            let body = json!({ "active": bundles.active(), "activation": bundles.underway() });
+            let location = [(header::LOCATION, "/admin/bundles")];
+            Ok((StatusCode::ACCEPTED, location, Json(body)).into_response())
+        }
+    }
+}
+
+/// Where a bundle is, on the server.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImportRequest {
+    /// Its folder.
+    path: PathBuf,
+    /// What to call it instead of what its manifest says.
+    name: Option<String>,
+}
+
+async fn import(
+    State(state): State<Arc<AppState>>,
+    JsonBody(request): JsonBody<ImportRequest>,
+) -> Result<Response, Problem> {
+    let bundles = state.bundles.clone();
+    // Copying may take long, and half a copy would be for nothing.
+    let task = tokio::spawn(async move { bundles.import(&request.path, request.name.as_deref()).await });
+    let imported = task.await;
+    let id =
+        imported.map_err(|error| Problem::new(Code::Internal, format!("the import broke: {error}")))??;
+    let location = [(header::LOCATION, "/admin/bundles")];
+    Ok((StatusCode::CREATED, location, Json(json!({ "id": id }))).into_response())
+}
