@@ -129,9 +129,10 @@ fn load_gate(path: &Path, bundle: &Bundle) -> anyhow::Result<Gate> {
         gate.encoder()
     );
     let expander = bundle.expander.as_ref().map(|expander| expander.info().id.as_str());
-    if let (Some(fitted), Some(runs)) = (gate.expander(), expander)
-        && !same_weights(fitted, runs)
+    if let Some(runs) = expander
+        && gate.is_of_expander(runs) == Some(false)
     {
+        let fitted = gate.expander();
         tracing::warn!(fitted, runs, "the gate was fitted on another expander: its predictions may be off");
     }
     let figures = gate.trained_on();

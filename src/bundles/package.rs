@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use expandr_models::{
-    bundle::{self, Defaults, EncoderPart, ExpanderPart, Manifest},
+    bundle::{self, Defaults, EncoderPart, ExpanderPart, ExpansionDefault, Manifest},
     expander::Q2D,
     gate::GATE_FILE,
     trainable::NewFolder,
@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 use super::now;
 
 const RECIPE: &str = "recipe.toml";
+/// The report for people.
+const REPORT: &str = "report.md";
 /// The files of an adapter that is not the rest of its training.
 const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 /// What a run was trained on, in the order in which it came about.
@@ -28,11 +30,14 @@ pub struct PackageFacts {
     pub name: Option<String>,
     /// The ids of the bundles that it comes from.
     pub parents: Vec<String>,
+    /// Whether a search that doesn't say is expanded; none: the service decides.
+    pub expansion: Option<ExpansionDefault>,
 }
 
 /// Makes a bundle of a finished run: the folder `out`, which appears whole or not at all and replaces one that is there.
 ///
-/// The encoder is the trained one (`encoder/`), else the one that the recipe names. The expander is the base model that the
+/// The encoder is the trained one (`encoder/`; its adapter alone where it was trained with one beside a model that the recipe
+/// names), else the one that the recipe names. The expander is the base model that the
 /// recipe names with the run's adapter beside it; where that was trained on another model than the named one (after a
 /// warm-up), the merged model. `gate.json` comes along, `weight.json` becomes the query's default weight, and the recipe's
 /// way of writing expansions the default way. Names in the recipe that are paths of this machine become absolute.
@@ -52,10 +57,13 @@ pub fn package(run: &Path, out: &Path, facts: PackageFacts) -> anyhow::Result<Ma
     let mut manifest = Manifest::new(&name, &now(), encoder, Some(expander));
     manifest.parents = facts.parents;
     manifest.prompt = Some(recipe.expander.prompt.clone()).filter(|prompt| prompt != Q2D);
-    manifest.defaults = defaults(run, &recipe)?;
+    manifest.defaults = Defaults { expansion: facts.expansion, ..defaults(run, &recipe)? };
     if run.join(GATE_FILE).is_file() {
         fs_err::copy(run.join(GATE_FILE), folder.join(GATE_FILE))?;
         manifest.gate = Some(GATE_FILE.into());
+    }
+    if run.join(REPORT).is_file() {
+        fs_err::copy(run.join(REPORT), folder.join(REPORT))?;
     }
     fs_err::copy(&recipe_path, folder.join(RECIPE))?;
     manifest.recipe = Some(RECIPE.into());
@@ -71,6 +79,12 @@ pub fn package(run: &Path, out: &Path, facts: PackageFacts) -> anyhow::Result<Ma
 }
 
 fn encoder(run: &Path, recipe: &Recipe, folder: &Path) -> anyhow::Result<EncoderPart> {
+    let adapter = run.join("encoder").join("adapter");
+    if recipe.encoder.layers.is_none() && has_adapter(&adapter) {
+        copy_adapter(&adapter, &folder.join("encoder-adapter"))?;
+        let adapter = Some("encoder-adapter".into());
+        return Ok(EncoderPart { model: named(&recipe.encoder.model)?, adapter });
+    }
     for trained in ["encoder", "base-encoder"] {
         if run.join(trained).join("config.json").is_file() {
             copy_tree(&run.join(trained), &folder.join("encoder"))?;
@@ -83,13 +97,8 @@ fn encoder(run: &Path, recipe: &Recipe, folder: &Path) -> anyhow::Result<Encoder
 fn expander(run: &Path, recipe: &Recipe, folder: &Path) -> anyhow::Result<ExpanderPart> {
     let adapter = run.join("adapter");
     let base = named(&recipe.expander.model)?;
-    let has_adapter = ADAPTER_FILES.iter().all(|file| adapter.join(file).is_file());
-    if has_adapter && !recipe.warm_up.enabled {
-        let target = folder.join("expander-adapter");
-        fs_err::create_dir_all(&target)?;
-        for file in ADAPTER_FILES {
-            fs_err::copy(adapter.join(file), target.join(file))?;
-        }
+    if has_adapter(&adapter) && !recipe.warm_up.enabled {
+        copy_adapter(&adapter, &folder.join("expander-adapter"))?;
         let adapter = Some("expander-adapter".into());
         return Ok(ExpanderPart { model: base, adapter, remote_model: None });
     }
@@ -100,6 +109,18 @@ fn expander(run: &Path, recipe: &Recipe, folder: &Path) -> anyhow::Result<Expand
         }
     }
     Ok(ExpanderPart { model: base, adapter: None, remote_model: None })
+}
+
+fn has_adapter(folder: &Path) -> bool {
+    ADAPTER_FILES.iter().all(|file| folder.join(file).is_file())
+}
+
+fn copy_adapter(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs_err::create_dir_all(to)?;
+    for file in ADAPTER_FILES {
+        fs_err::copy(from.join(file), to.join(file))?;
+    }
+    Ok(())
 }
 
 /// A path of this machine becomes absolute, so that it means the same wherever the server is started; other names stay.
@@ -212,7 +233,8 @@ mod tests {
         let run = run(RECIPE_TEXT);
         let out = tempfile::tempdir().unwrap();
         let out = out.path().join("bundle");
-        let facts = PackageFacts { name: Some("first".into()), parents: vec!["bundle-1".into()] };
+        let expansion = Some(ExpansionDefault::Off);
+        let facts = PackageFacts { name: Some("first".into()), parents: vec!["bundle-1".into()], expansion };
         let manifest = package(run.path(), &out, facts).unwrap();
         assert_eq!(bundle::read(&out).unwrap(), manifest);
         bundle::prove(&out, &manifest).unwrap();
@@ -225,7 +247,7 @@ mod tests {
         assert_eq!(manifest.prompt.as_deref(), Some("Answer: {}"));
         let Defaults { query_weight, max_tokens, temperature, top_p, expansion } = manifest.defaults;
         assert_eq!((query_weight, max_tokens, temperature), (Some(0.65), Some(48), Some(0.0)));
-        assert_eq!((top_p, expansion), (None, None));
+        assert_eq!((top_p, expansion), (None, Some(ExpansionDefault::Off)));
         assert_eq!(
             (manifest.name.as_str(), manifest.parents.len(), manifest.gate.is_none()),
             ("first", 1, true)
@@ -237,6 +259,25 @@ mod tests {
         assert!(!figures.to_string().contains("queries"), "{figures}");
         assert!(!manifest.files.keys().any(|file| file.contains("optimizer")), "{:?}", manifest.files);
         assert!(manifest.files.contains_key("encoder/1_Pooling/config.json"));
+    }
+
+    #[test]
+    fn an_encoder_trained_with_an_adapter_is_its_adapter() {
+        let run = run(RECIPE_TEXT);
+        for file in ADAPTER_FILES {
+            write(run.path(), &format!("encoder/adapter/{file}"), "{}");
+        }
+        let out = tempfile::tempdir().unwrap();
+        let manifest = package(run.path(), &out.path().join("b"), PackageFacts::default()).unwrap();
+        assert_eq!(
+            (manifest.encoder.model.as_str(), manifest.encoder.adapter.as_deref()),
+            ("mini", Some("encoder-adapter"))
+        );
+        assert!(!manifest.files.keys().any(|file| file.starts_with("encoder/")), "{:?}", manifest.files);
+        // Beside the first layers of a model, which nothing but the run has, it would be of no use.
+        write(run.path(), "recipe.toml", &RECIPE_TEXT.replace("\"mini\"", "\"mini\"\nlayers = 2"));
+        let manifest = package(run.path(), &out.path().join("c"), PackageFacts::default()).unwrap();
+        assert_eq!((manifest.encoder.model.as_str(), manifest.encoder.adapter), ("encoder", None));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::admin::{Admin, AdminServer, segment, table, text};
 use crate::bundles::{PackageFacts, package};
+use expandr_models::bundle::ExpansionDefault;
 
 /// Flags of `expandr bundles`.
 #[derive(Args, Debug)]
@@ -56,6 +57,9 @@ enum BundlesCommand {
         /// The id of a bundle that it comes from; may be repeated.
         #[arg(long = "parent", value_name = "ID")]
         parents: Vec<String>,
+        /// Whether it expands a search that doesn't say: always, off, or auto, which needs the run's gate.
+        #[arg(long, value_parser = expansion)]
+        expansion: Option<ExpansionDefault>,
     },
 }
 
@@ -64,6 +68,11 @@ struct Wait {
     /// Don't wait until it is served.
     #[arg(long)]
     no_wait: bool,
+}
+
+/// A default as manifests write it.
+fn expansion(text: &str) -> Result<ExpansionDefault, String> {
+    serde_json::from_value(Value::from(text)).map_err(|_| "give always, auto or off".to_owned())
 }
 
 /// Time between two looks at an activation.
@@ -94,8 +103,8 @@ pub(super) async fn run(args: BundlesArgs) -> anyhow::Result<()> {
             let answer = admin.ask(admin.request(Method::POST, "/admin/bundles/import").json(&body)).await?;
             admin.print(&answer, |answer| text(&answer["id"]));
         }
-        BundlesCommand::Package { run, out, name, parents } => {
-            let (from, to, facts) = (run, out.clone(), PackageFacts { name, parents });
+        BundlesCommand::Package { run, out, name, parents, expansion } => {
+            let (from, to, facts) = (run, out.clone(), PackageFacts { name, parents, expansion });
             let manifest = tokio::task::spawn_blocking(move || package(&from, &to, facts)).await??;
             println!("{}: bundle `{}`, {} files", out.display(), manifest.name, manifest.files.len());
         }

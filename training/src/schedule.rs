@@ -30,9 +30,11 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// A schedule whose warm-up is a share of all steps, rounded up.
+    /// A schedule whose warm-up is a share of all steps, rounded up; the last step is none of it, so that a training of
+    /// one step trains (with transformers' schedules its learning rate is 0).
     pub fn new(shape: Shape, peak: f64, warmup_ratio: f64, total_steps: usize) -> Self {
-        Self { shape, peak, warmup_steps: (warmup_ratio * total_steps as f64).ceil() as usize, total_steps }
+        let warmup_steps = (warmup_ratio * total_steps as f64).ceil() as usize;
+        Self { shape, peak, warmup_steps: warmup_steps.min(total_steps.saturating_sub(1)), total_steps }
     }
 
     /// The learning rate of a step, counted from 0.
@@ -74,5 +76,14 @@ mod tests {
     fn no_warm_up_begins_at_the_peak() {
         assert_eq!(Schedule::new(Shape::Linear, 1e-3, 0.0, 10).at(0), 1e-3);
         assert_eq!(Schedule::new(Shape::Constant, 1e-3, 0.0, 0).at(0), 1e-3);
+    }
+
+    #[test]
+    fn a_single_step_trains() {
+        for shape in [Shape::Linear, Shape::Cosine, Shape::Constant] {
+            assert_eq!(Schedule::new(shape, 1e-3, 0.1, 1).at(0), 1e-3, "{shape:?}");
+        }
+        // Nor does a warm-up of everything end before its peak.
+        assert_eq!(Schedule::new(Shape::Linear, 4.0, 1.0, 5).at(4), 4.0);
     }
 }

@@ -24,6 +24,15 @@ pub enum Model {
     Named(String),
     /// A folder that this run has made.
     Made(PathBuf),
+    /// A language model that this run has made of another and an adapter.
+    Adapted {
+        /// The other one.
+        base: Box<Self>,
+        /// The adapter's folder, PEFT layout.
+        adapter: PathBuf,
+        /// The folder where both are one model: other numbers than the base's, which may need more bits.
+        merged: PathBuf,
+    },
 }
 
 /// Where a trainer works.

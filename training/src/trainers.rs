@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use expandr_models::trainable::{
     self, AdapterFile, AdapterTask, DecoderText, LoraSettings, TextLengths, TrainableDecoder,
     TrainableEncoder, TrainableOptions, merge_adapter,
@@ -26,7 +26,7 @@ use crate::folder::JsonLines;
 use crate::optim::AdamWSettings;
 use crate::preference::{CompletionLine, PreferenceLine, Turn};
 use crate::progress::StepProgress;
-use crate::recipe::{Method, Precision};
+use crate::recipe::{Method, Precision, SavedAs};
 use crate::steps::{ContrastiveJob, DpoJob, MergeJob, Places, WarmUpJob};
 use crate::trainer::{Event, StopSignal, Surroundings, Task, TrainerSettings, train};
 use crate::{Error, Result};
@@ -69,7 +69,7 @@ pub fn warm_up(job: &WarmUpJob<'_>, device: &Device) -> Result<Value> {
         ..TrainerSettings::default()
     };
     let summary = fit(&task, &trainer, &job.places, &job.progress)?;
-    write_adapter(&decoder, &lora, job.base, job.places.out)?;
+    write_adapter(&decoder, &lora, SavedAs::F32, (job.base, job.places.out))?;
     Ok(json!({ "examples": counts, "outcome": summary }))
 }
 
@@ -114,7 +114,7 @@ pub fn dpo(job: &DpoJob<'_>, device: &Device) -> Result<Value> {
         ..TrainerSettings::default()
     };
     let summary = fit(&task, &trainer, &job.places, &job.progress)?;
-    write_adapter(&decoder, &lora, job.base, job.places.out)?;
+    write_adapter(&decoder, &lora, settings.saved_as, (job.base, job.places.out))?;
     Ok(json!({ "examples": counts, "outcome": summary }))
 }
 
@@ -205,10 +205,19 @@ fn decoder(
     Ok(TrainableDecoder::load(base, &options, device)?)
 }
 
-fn write_adapter(decoder: &TrainableDecoder, lora: &LoraSettings, base: &Path, out: &Path) -> Result<()> {
+/// Writes the adapter of the model `base` to `out`.
+fn write_adapter(
+    decoder: &TrainableDecoder,
+    lora: &LoraSettings,
+    saved_as: SavedAs,
+    (base, out): (&Path, &Path),
+) -> Result<()> {
     let base = base.to_string_lossy();
-    AdapterFile::of(decoder.parameters(), lora, AdapterTask::CausalLm, &base)?.write(out)?;
-    Ok(())
+    let mut file = AdapterFile::of(decoder.parameters(), lora, AdapterTask::CausalLm, &base)?;
+    if saved_as == SavedAs::Bf16 {
+        file.round(DType::BF16)?;
+    }
+    Ok(file.write(out)?)
 }
 
 /// Trains, telling progress and adding everything that happens to the job's log.

@@ -8,7 +8,7 @@ use super::{Expander, ExpanderInfo, GenerationRequest, GenerationStream};
 use crate::{
     Error, Result,
     decoder::{self, Decoder, DecoderOptions},
-    weights::weights_id,
+    weights::{adapted_id, weights_id},
 };
 
 /// A [`Decoder`] behind the seam.
@@ -33,10 +33,10 @@ pub async fn load(path: &Path, options: DecoderOptions) -> Result<Arc<BatchedExp
     let (sender, loading) = tokio::sync::oneshot::channel();
     let load = move || {
         let decoder = Decoder::load(&path, &options)?;
-        let mut id = weights_id(&path)?;
-        if let Some(adapter) = &options.adapter {
-            id = format!("{id}+{}", weights_id(adapter)?);
-        }
+        let id = match &options.adapter {
+            Some(adapter) => adapted_id(&path, adapter)?,
+            None => weights_id(&path)?,
+        };
         Ok::<_, Error>((decoder, id))
     };
     std::thread::Builder::new().name("load-decoder".into()).spawn(move || drop(sender.send(load())))?;

@@ -61,6 +61,7 @@ impl Gate {
             query_weight: with.query_weight,
             encoder: with.encoder,
             expander: with.expander,
+            expander_merged: None,
             trained_on: TrainedOn {
                 queries: rows.len(),
                 ridge,

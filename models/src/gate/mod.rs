@@ -55,6 +55,9 @@ pub struct Gate {
     encoder: String,
     #[serde(deserialize_with = "stated")]
     expander: Option<String>,
+    /// The same expander's id where adapter and base are one model; only for one with an adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expander_merged: Option<String>,
     trained_on: TrainedOn,
 }
 
@@ -185,6 +188,21 @@ impl Gate {
         self.expander.as_deref()
     }
 
+    /// Notes the id that the expander has when its adapter is merged into its base.
+    #[must_use]
+    pub fn merged(mut self, id: Option<String>) -> Self {
+        self.expander_merged = id;
+        self
+    }
+
+    /// Whether `id` names the expander that it was fitted on: with its adapter beside the base, or merged into it. None
+    /// where it doesn't know what it was fitted on.
+    pub fn is_of_expander(&self, id: &str) -> Option<bool> {
+        let fitted = self.expander.as_deref()?;
+        let merged = self.expander_merged.as_deref();
+        Some(same_weights(fitted, id) || merged.is_some_and(|merged| same_weights(merged, id)))
+    }
+
     /// What it was fitted on, and what it gained there.
     pub fn trained_on(&self) -> &TrainedOn {
         &self.trained_on
@@ -198,10 +216,14 @@ impl Gate {
     }
 }
 
-/// Whether two ids name the same weights, wherever their folders are: what follows `@` is a hash of the content.
+/// Whether two ids name the same weights, wherever their folders are: what follows `@` is a hash of the content. Of a
+/// model with an adapter beside it (`base@…+adapter@…`) both must be the same.
 pub fn same_weights(one: &str, other: &str) -> bool {
-    let hash = |id: &str| id.rsplit_once('@').map(|(_, hash)| hash.to_owned());
-    one == other || (hash(one).is_some() && hash(one) == hash(other))
+    fn hashes(id: &str) -> Vec<&str> {
+        // A name may have a `+` of its own; a hash hasn't.
+        id.split('+').filter_map(|part| part.rsplit_once('@')).map(|(_, hash)| hash).collect()
+    }
+    one == other || (!hashes(one).is_empty() && hashes(one) == hashes(other))
 }
 
 /// A member that may be null but not missing: an absent threshold is not the same as "never".
@@ -306,5 +328,28 @@ mod tests {
     fn ids_are_compared_by_their_content() {
         assert!(same_weights("encoder@12ab", "other-name@12ab") && same_weights("plain", "plain"));
         assert!(!same_weights("encoder@12ab", "encoder@12ac") && !same_weights("plain", "other"));
+        assert!(same_weights("base@12ab+adapter@34cd", "moved@12ab+other@34cd"));
+        assert!(same_weights("a+b@12ab", "b@12ab"), "a name with a plus");
+        // The same adapter beside another base, or the adapter alone, is another model.
+        assert!(!same_weights("base@12ab+adapter@34cd", "base@56ef+adapter@34cd"));
+        assert!(!same_weights("base@12ab+adapter@34cd", "adapter@34cd"));
+    }
+
+    #[test]
+    fn an_expander_is_known_merged_and_with_its_adapter_beside() {
+        let beside = Some("base@12+adapter@34".to_owned());
+        let fitted = Gate { expander: beside, ..gate() }.merged(Some("expander@56".into()));
+        let written = fitted.to_json().unwrap();
+        let again: Gate = serde_json::from_slice(&written).unwrap();
+        for (id, known) in [
+            ("other@12+name@34", true),
+            ("base-12-adapted-34@56", true),
+            ("base@12", false),
+            ("adapter@34", false),
+        ] {
+            assert_eq!(again.is_of_expander(id), Some(known), "{id}");
+        }
+        let unknown = Gate { expander: None, ..gate() };
+        assert_eq!(unknown.is_of_expander("base@12"), None);
     }
 }

@@ -31,4 +31,4 @@ pub use pull::{PullAction, PullOptions, PullProgress, PullReport, PulledCheckpoi
 pub use registry::{
     DEFAULT_ENCODER, DEFAULT_EXPANDER, DEFAULT_EXPANDER_GGUF, DefaultWeights, default_weights,
 };
-pub use resolve::{CheckpointKind, Resolved, Role, resolve, weights_id};
+pub use resolve::{CheckpointKind, Resolved, Role, adapted_id, resolve, weights_id};

@@ -215,6 +215,14 @@ pub fn weights_id(path: &Path) -> Result<String> {
     Ok(format!("{name}@{}", &hex(&hasher.finalize())[..12]))
 }
 
+/// Names the weights of `base` with the LoRA adapter of the folder `adapter` beside them: both ids, joined by `+`.
+///
+/// # Errors
+/// As [`weights_id`].
+pub fn adapted_id(base: &Path, adapter: &Path) -> Result<String> {
+    Ok(format!("{}+{}", weights_id(base)?, weights_id(adapter)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,10 @@
 mod crates;
 mod rustdoc;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use clap::{Args, Parser};
@@ -26,6 +29,9 @@ const QUESTIONS: &[&str] = &[
     "stop a background task when the server shuts down",
 ];
 
+/// What this repository has trained, from its root.
+const SHIPPED_BUNDLE: &str = "models/bundles/expandr-small";
+
 /// Flags of `expandr demo`.
 #[derive(Args, Debug)]
 pub(super) struct DemoArgs {
@@ -40,6 +46,11 @@ pub(super) struct DemoArgs {
     /// Folder of the checkpoints.
     #[arg(long, env = "EXPANDR_MODELS_DIR", default_value = "models/store")]
     models_dir: PathBuf,
+
+    /// The bundle to serve: a folder, or `none` for the default models as they are [default: the one that the repository
+    /// ships, if it is there].
+    #[arg(long, env = "EXPANDR_DEMO_BUNDLE", value_name = "DIR|none")]
+    bundle: Option<String>,
 
     /// Passages to index.
     #[arg(long, default_value_t = 4000)]
@@ -59,6 +70,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<()> {
     options.places.listen = args.listen;
     options.places.index_dir = args.index_dir.clone();
     options.places.models_dir = args.models_dir.clone();
+    options.models.bundle = bundle(args.bundle.as_deref(), Path::new(SHIPPED_BUNDLE))?;
 
     let stop = stop_on_signals()?;
     let (ready_sender, ready) = oneshot::channel();
@@ -82,6 +94,25 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<()> {
         print_invitation(address);
     }
     server.await?
+}
+
+/// The bundle to serve: the one that was asked for, else the shipped one; none: the default models as they are.
+fn bundle(asked: Option<&str>, shipped: &Path) -> anyhow::Result<Option<String>> {
+    match asked {
+        Some("none") => Ok(None),
+        Some(asked) => {
+            anyhow::ensure!(
+                Path::new(asked).is_dir(),
+                "--bundle {asked}: there is no such folder; name a bundle's folder, or take the default models with --bundle none"
+            );
+            Ok(Some(asked.to_owned()))
+        }
+        None if shipped.is_dir() => Ok(Some(shipped.to_string_lossy().into_owned())),
+        None => {
+            eprintln!("{} is not here; serving the default models as they are", shipped.display());
+            Ok(None)
+        }
+    }
 }
 
 /// Indexes the corpus unless it is there already.
@@ -110,4 +141,32 @@ fn print_invitation(address: SocketAddr) {
         QUESTIONS[1]
     );
     println!("Ctrl-C stops it.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_is_served_if_there_is_one_and_it_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let there = folder.path().to_str().unwrap();
+        let missing = folder.path().join("typo");
+        assert_eq!(bundle(None, folder.path()).unwrap().as_deref(), Some(there));
+        assert_eq!(bundle(None, &missing).unwrap(), None);
+        assert_eq!(bundle(Some("none"), folder.path()).unwrap(), None);
+        assert_eq!(bundle(Some(there), &missing).unwrap().as_deref(), Some(there));
+        let error = bundle(missing.to_str(), folder.path()).unwrap_err().to_string();
+        assert!(error.contains("typo") && error.contains("--bundle none"), "{error}");
+    }
+
+    #[test]
+    fn what_the_repository_ships_is_whole() {
+        // Tests run in the repository's root.
+        let folder = Path::new(SHIPPED_BUNDLE);
+        if folder.is_dir() {
+            let manifest = expandr_models::bundle::read(folder).unwrap();
+            expandr_models::bundle::prove(folder, &manifest).unwrap();
+        }
+    }
 }

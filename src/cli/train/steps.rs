@@ -41,8 +41,20 @@ impl LocalSteps {
     fn folder(&self, model: &Model, role: Role) -> Result<PathBuf> {
         match model {
             Model::Named(name) => self.locate(name, role),
-            Model::Made(folder) => Ok(folder.clone()),
+            Model::Made(folder) | Model::Adapted { merged: folder, .. } => Ok(folder.clone()),
         }
+    }
+
+    /// What our own decoder loads: an adapter beside its base, whose weights it keeps in fewer bits than those of the
+    /// merged model, or a folder.
+    fn parts(&self, model: &Model) -> Result<(PathBuf, Option<PathBuf>)> {
+        if let Model::Adapted { base, adapter, .. } = model {
+            let base = self.folder(base, Role::Expander)?;
+            if batched::supports(&base) {
+                return Ok((base, Some(adapter.clone())));
+            }
+        }
+        Ok((self.folder(model, Role::Expander)?, None))
     }
 
     /// Whether our own decoder writes: on a CPU, with an architecture that it knows.
@@ -56,7 +68,7 @@ impl LocalSteps {
         let name = match (&self.machine.endpoint_model, model) {
             (Some(name), _) => name.clone(),
             (None, Model::Named(name)) => name.clone(),
-            (None, Model::Made(folder)) => {
+            (None, Model::Made(folder) | Model::Adapted { merged: folder, .. }) => {
                 return Err(Error::Input(format!(
                     "`machine.endpoint` is set, and the model is one that this run has made ({}): serve that folder and \
                      name it in `machine.endpoint_model`, or take the endpoint away for this stage",
@@ -91,7 +103,9 @@ impl Steps for LocalSteps {
                 if self.machine.concurrency > 0 {
                     options.places = self.machine.concurrency;
                 }
-                let expander = batched::load(&self.folder(model, Role::Expander)?, options).await?;
+                let (folder, adapter) = self.parts(model)?;
+                options.adapter = adapter;
+                let expander = batched::load(&folder, options).await?;
                 return Ok(Arc::new(Batched::new(expander)));
             }
             None => {

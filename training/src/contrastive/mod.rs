@@ -57,6 +57,11 @@ impl Default for ContrastiveOptions {
 }
 
 impl ContrastiveOptions {
+    /// Without what only says how the same gradient is computed, which may change between two attempts.
+    fn outcome(&self) -> Self {
+        Self { chunk: 0, checkpoint_activations: false, ..self.clone() }
+    }
+
     fn check(&self) -> Result<()> {
         let wrong = |detail: String| Err(Error::Input(detail));
         if !(0.0..=1.0).contains(&self.query_weight) {
@@ -95,8 +100,8 @@ impl<'a> ContrastiveTask<'a> {
     ) -> Result<Self> {
         settings.check()?;
         let lengths = train.iter().map(ContrastiveExample::tokens).collect();
-        let fingerprint =
-            format!("{} {settings:?} {}", encoder.description(), fingerprint(train.iter().chain(&dev)));
+        let examples = fingerprint(train.iter().chain(&dev));
+        let fingerprint = format!("{} {:?} {examples}", encoder.description(), settings.outcome());
         Ok(Self { encoder, settings, train, dev, lengths, fingerprint })
     }
 

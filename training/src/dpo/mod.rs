@@ -44,6 +44,13 @@ impl Default for DpoOptions {
     }
 }
 
+impl DpoOptions {
+    /// Without what only says how the same gradient is computed, which may change between two attempts.
+    fn outcome(&self) -> Self {
+        Self { checkpoint_activations: false, ..self.clone() }
+    }
+}
+
 /// A language model with its preferences.
 pub struct DpoTask<'a> {
     decoder: &'a TrainableDecoder,
@@ -85,22 +92,27 @@ impl<'a> DpoTask<'a> {
         let references = [
             Reference::get(
                 decoder,
-                decoder.id(),
+                decoder.frozen_id(),
                 &train,
                 path("reference.safetensors").as_deref(),
                 &mut *progress,
             )?,
             Reference::get(
                 decoder,
-                decoder.id(),
+                decoder.frozen_id(),
                 &dev,
                 path("reference.dev.safetensors").as_deref(),
                 &mut *progress,
             )?,
         ];
         let lengths = train.iter().map(PreferenceExample::tokens).collect();
-        let fingerprint =
-            format!("{} {settings:?} {} {}", decoder.description(), fingerprint(&train), fingerprint(&dev));
+        let fingerprint = format!(
+            "{} {:?} {} {}",
+            decoder.description(),
+            settings.outcome(),
+            fingerprint(&train),
+            fingerprint(&dev)
+        );
         Ok(Self { decoder, settings, train, dev, references, lengths, fingerprint })
     }
 

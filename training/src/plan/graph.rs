@@ -18,6 +18,7 @@ use crate::seed::sha256;
 mod inputs;
 mod settings;
 
+pub(crate) use inputs::documents_label;
 pub use inputs::{CollectionPart, External, Source};
 
 /// The position of a node in its graph.
@@ -451,7 +452,7 @@ impl Builder<'_> {
 
     fn encoder(&mut self, training: EncoderTraining, expander: ExpanderRef) -> EncoderRef {
         let base = self.base_encoder();
-        if training == EncoderTraining::None {
+        if training == EncoderTraining::None || !self.recipe.contrastive.enabled {
             return base;
         }
         let text = match training {

@@ -9,9 +9,9 @@ mod graph;
 mod stage;
 
 pub use self::arms::{ARMS, Arm, EncoderTraining, ExpanderTraining, SearchText};
-pub(crate) use self::graph::canonical;
 pub use self::graph::{
     CollectionPart, EncoderRef, ExamplesNode, ExpanderRef, External, Graph, Node, NodeId, PlannedArm, Source,
     TrainingText, WeightNode, Work,
 };
+pub(crate) use self::graph::{canonical, documents_label};
 pub use self::stage::Stage;

@@ -160,8 +160,14 @@ impl Stage {
         )
     }
 
-    /// Whether it works query by query, so that what is still of use survives a change of its inputs.
+    /// Whether it works query by query, or collection by collection, so that what is still of use survives a change of
+    /// its inputs.
     pub(crate) fn is_incremental(self) -> bool {
+        self.is_line_by_line() || self == Self::Vectors
+    }
+
+    /// Whether it works query by query, and leaves a line for each.
+    pub(crate) fn is_line_by_line(self) -> bool {
         matches!(
             self,
             Self::Candidates | Self::Answers | Self::Scores | Self::Expansions | Self::TestExpansions

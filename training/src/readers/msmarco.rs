@@ -40,20 +40,52 @@ struct Judged<'a> {
     negative: Option<&'a str>,
 }
 
-/// `qrels.train.tsv` (`query 0 document 1`, tabs or spaces; BEIR's three columns do as well), or
-/// `qidpidtriples.train.full.2.tsv` (`query positive negative`).
-fn parse(line: &str, triples: bool) -> std::result::Result<Option<Judged<'_>>, String> {
+/// The layouts of judgments, tabs or spaces between their columns.
+#[derive(Clone, Copy, PartialEq)]
+enum Columns {
+    /// `qrels.train.tsv`: `query 0 document grade`.
+    Trec,
+    /// BEIR's qrels: `query document grade` below a header.
+    Beir,
+    /// `qidpidtriples.train.full.2.tsv`: `query positive negative`.
+    Triples,
+}
+
+impl Columns {
+    /// What the first line says. Triples and BEIR's qrels have three columns alike; BEIR's have a header.
+    fn of(path: &Path) -> Result<Self> {
+        let mut lines = Lines::open(path)?;
+        let Some((_, line)) = lines.next_line()? else { return Ok(Self::Trec) };
+        Ok(match line.split_whitespace().collect::<Vec<&str>>().as_slice() {
+            [BEIR_HEADER, _, _] => Self::Beir,
+            [_, _, _] => Self::Triples,
+            _ => Self::Trec,
+        })
+    }
+}
+
+/// The first column's name in the header of BEIR's qrels.
+const BEIR_HEADER: &str = "query-id";
+
+fn parse(line: &str, layout: Columns) -> std::result::Result<Option<Judged<'_>>, String> {
     let columns: Vec<&str> = line.split_whitespace().collect();
-    match columns.as_slice() {
-        &[query, positive, negative] if triples => {
+    match (layout, columns.as_slice()) {
+        (Columns::Triples, &[query, positive, negative]) => {
             Ok(Some(Judged { query, positive, negative: Some(negative) }))
         }
-        &[query, _, positive, grade] if !triples => match grade.parse::<i64>() {
-            Ok(grade) => Ok((grade > 0).then_some(Judged { query, positive, negative: None })),
-            Err(_) => Err(format!("grade {grade:?} is not a whole number")),
-        },
-        columns => {
-            let wanted = if triples { "query, positive and negative id" } else { "`query 0 document grade`" };
+        (Columns::Beir, &[BEIR_HEADER, _, _]) => Ok(None),
+        (Columns::Trec, &[query, _, positive, grade]) | (Columns::Beir, &[query, positive, grade]) => {
+            match grade.parse::<i64>() {
+                Ok(grade) => Ok((grade > 0).then_some(Judged { query, positive, negative: None })),
+                Err(_) => Err(format!("grade {grade:?} is not a whole number")),
+            }
+        }
+        (layout, columns) => {
+            let wanted = match layout {
+                Columns::Trec => "`query 0 document grade`",
+                Columns::Beir => "query, document and grade",
+                Columns::Triples => "query, positive and negative id",
+            };
             Err(format!("{} columns; want {wanted}", columns.len()))
         }
     }
@@ -67,13 +99,13 @@ pub(super) fn read_qrels(intake: &mut Intake<'_>) -> Result<()> {
             "needs `documents` (collection.tsv or msmarco-docs.tsv) and `queries` (queries.train.tsv)";
         return Err(Error::Input(format!("source {:?} {detail}", source.name)));
     };
-    let triples = has_three_columns(&source.path)?;
+    let layout = Columns::of(&source.path)?;
     let mut query_texts = Texts::default();
     let mut document_texts = Texts::default();
     let mut lines = Lines::open(&source.path)?;
     while let Some((_, line)) = lines.next_line()? {
         // Broken lines are left to the second reading.
-        let Ok(Some(judged)) = parse(line, triples) else { continue };
+        let Ok(Some(judged)) = parse(line, layout) else { continue };
         query_texts.entry(judged.query.to_owned()).or_default();
         for id in std::iter::once(judged.positive).chain(judged.negative) {
             document_texts.entry(id.to_owned()).or_default();
@@ -85,7 +117,7 @@ pub(super) fn read_qrels(intake: &mut Intake<'_>) -> Result<()> {
     let known = |texts: &Texts, id: &str| texts.get(id).filter(|text| !text.trim().is_empty()).cloned();
     let mut lines = Lines::open(&source.path)?;
     while let Some((number, line)) = lines.next_line()? {
-        let judged = match parse(line, triples) {
+        let judged = match parse(line, layout) {
             Ok(Some(judged)) => judged,
             Ok(None) => continue,
             Err(detail) => {
@@ -103,11 +135,6 @@ pub(super) fn read_qrels(intake: &mut Intake<'_>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn has_three_columns(path: &Path) -> Result<bool> {
-    let mut lines = Lines::open(path)?;
-    Ok(lines.next_line()?.is_some_and(|(_, line)| line.split_whitespace().count() == 3))
 }
 
 /// Fills in the texts of the ids that are there: `id<tab>text`, or `id<tab>url<tab>title<tab>body`.

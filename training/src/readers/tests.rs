@@ -184,6 +184,10 @@ fn msmarco_files() {
     );
     let (examples, _) = looked_up("msmarco-doc-qrels.tsv", "msmarco-docs.tsv");
     assert_eq!(shown(&examples), ["how deep is lake aldin => Lake Aldin It is 41 metres deep. | "]);
+    // BEIR's three columns are judgments, not triples: the grade 0 judges a document, and names none.
+    let (examples, counts) = looked_up("msmarco-beir-qrels.tsv", "msmarco-collection.tsv");
+    assert_eq!(shown(&examples), ["how deep is lake aldin => Lake Aldin is 41 metres deep. | "]);
+    assert_eq!(counts.without_positive, 0);
     let error = read_all(&source(Format::MsmarcoQrels, "msmarco-qrels.tsv")).unwrap_err().to_string();
     assert!(error.contains("source \"s\" needs `documents`"), "{error}");
 }

@@ -21,7 +21,7 @@ pub use self::sections::{
     ExpanderSettings, ExpansionSettings, FilterKind, GateSettings, Layout, MachineSettings, QueryWeight,
     RewardSettings, Similarity,
 };
-pub use self::training::{ContrastiveSettings, DpoSettings, Method, Precision, WarmUpSettings};
+pub use self::training::{ContrastiveSettings, DpoSettings, Method, Precision, SavedAs, WarmUpSettings};
 use crate::{Error, Result};
 
 /// A training run. Settings that are not given have the paper's values.

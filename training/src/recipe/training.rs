@@ -17,6 +17,17 @@ pub enum Precision {
     Bf16,
 }
 
+/// The type of the numbers of an adapter's file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SavedAs {
+    /// 32 bits, as they were trained.
+    #[default]
+    F32,
+    /// 16 bits: half the file. What follows (merging, expansions, evaluation) sees the rounded numbers, too.
+    Bf16,
+}
+
 /// Which weights train.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -126,6 +137,8 @@ pub struct DpoSettings {
     pub target_modules: Vec<String>,
     /// The type of the frozen weights.
     pub precision: Precision,
+    /// The type of the adapter's numbers in its file.
+    pub saved_as: SavedAs,
     /// Compute activations again in the backward pass instead of keeping them.
     pub checkpoint_activations: bool,
     /// Steps between evaluations on the development part; 0 evaluates at the end of each epoch.
@@ -157,6 +170,7 @@ impl Default for DpoSettings {
             lora_dropout: 0.1,
             target_modules: attention(),
             precision: Precision::default(),
+            saved_as: SavedAs::default(),
             checkpoint_activations: false,
             evaluate_every: 0,
             patience: None,
@@ -170,6 +184,8 @@ impl Default for DpoSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ContrastiveSettings {
+    /// Whether the encoder is trained. Otherwise every row has it as it is: for an encoder that is as good as it gets.
+    pub enabled: bool,
     /// Which weights train.
     pub method: Method,
     /// The largest learning rate.
@@ -229,6 +245,7 @@ pub struct ContrastiveSettings {
 impl Default for ContrastiveSettings {
     fn default() -> Self {
         Self {
+            enabled: true,
             method: Method::default(),
             learning_rate: 1e-5,
             epochs: 3.0,

@@ -25,6 +25,9 @@ use crate::stages::{self, Context, input_label};
 use crate::steps::Steps;
 use crate::{Error, Result};
 
+/// In a stage's work folder: the file that was given to be adopted, until its stage is done.
+const GIVEN: &str = "given.jsonl";
+
 /// What is asked of a run besides its recipe.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -81,6 +84,14 @@ impl<'a> Run<'a> {
                     "stage {} is no part of this run; its stages are {}",
                     stage.name(),
                     stage_names(&graph)
+                )));
+            }
+        }
+        for folder in &options.reuse {
+            if !folder.join("stages").is_dir() {
+                return Err(Error::Input(format!(
+                    "--reuse {}: not a run folder (it has no folder stages); give one that `expandr train` has made",
+                    folder.display()
                 )));
             }
         }
@@ -304,6 +315,7 @@ impl<'a> Run<'a> {
     async fn adopt(&mut self, id: NodeId) -> Result<()> {
         let node = &self.graph.nodes[id];
         let name = node.name();
+        self.take_back(node)?;
         let missing = self.outputs(node).into_iter().find(|(_, path)| !path.exists());
         if let Some((label, path)) = missing {
             return Err(Error::Stage {
@@ -315,16 +327,30 @@ impl<'a> Run<'a> {
             });
         }
         let inputs = self.inputs(id)?.unwrap_or_default();
-        if self.graph.nodes[id].stage().is_incremental() {
+        if self.graph.nodes[id].stage().is_line_by_line() {
             self.begin(id, &inputs)?;
             let context = self.context(id, &name, &inputs);
             let lines = stages::adopt(&context)?;
+            // The journal has the lines now, and the file comes back in the order of the queries; until then it is kept.
+            fs_err::rename(context.own(0), context.work().join(GIVEN))?;
             return self.execute(id, &format!("{lines} lines are taken from elsewhere"), true).await;
         }
         self.observer.observe(&Event::StageStarted { stage: &name, why: "taken from elsewhere" });
         let context = self.context(id, &name, &inputs);
         stages::check(&context)?;
         self.finish(id, inputs, Value::Null, 0.0, true)
+    }
+
+    /// Puts the file that an adoption has taken in, and did not finish, back to its place.
+    fn take_back(&self, node: &Node) -> Result<()> {
+        let given = work_folder(&self.folder, node).join(GIVEN);
+        if let Some((_, place)) = self.outputs(node).into_iter().next()
+            && given.is_file()
+            && !place.exists()
+        {
+            fs_err::rename(given, place)?;
+        }
+        Ok(())
     }
 
     /// What a node writes: how it is called, and where it is.

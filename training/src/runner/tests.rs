@@ -13,6 +13,7 @@ use self::fake::{Ears, FakeSteps};
 use super::*;
 use crate::folder::JsonLines;
 use crate::preference::PreferenceLine;
+use crate::steps::Model;
 use crate::{Pair, ScoreLine, WrittenLine};
 
 /// A folder with data, models and a run.
@@ -65,6 +66,22 @@ impl Bench {
         fs_err::write(data.join("c/qrels/test.tsv"), "q0\td0\t1\nq1\td1\t1\nq5\td5\t1\nq9\td9\t1\n").unwrap();
         let steps = FakeSteps::new(&folder.join("models"));
         Self { folder: folder.to_owned(), _kept: None, steps, ears: Ears::default() }
+    }
+
+    /// A collection `d` with the documents of `c` under other ids, so that its queries find other ones.
+    fn second_collection(&self) {
+        let (from, to) = (self.folder.join("data/c"), self.folder.join("data/d"));
+        fs_err::create_dir_all(to.join("qrels")).unwrap();
+        let corpus = read(&from.join("corpus.jsonl"));
+        let shifted: Vec<String> = corpus
+            .lines()
+            .enumerate()
+            .map(|(n, line)| line.replace(&format!("\"d{n}\""), &format!("\"d{}\"", (n + 1) % 12)))
+            .collect();
+        fs_err::write(to.join("corpus.jsonl"), shifted.join("\n")).unwrap();
+        for file in ["queries.jsonl", "qrels/test.tsv"] {
+            fs_err::copy(from.join(file), to.join(file)).unwrap();
+        }
     }
 
     fn recipe(&self, overrides: &[&str]) -> Recipe {
@@ -403,6 +420,26 @@ async fn files_made_elsewhere_are_taken() {
     bench.run(&["candidates.samples=9"], only(&[Stage::Candidates])).await.unwrap();
     assert!(bench.ears.stages("stage_started").is_empty());
 
+    // An adoption that breaks in the middle can be repeated, and one that fits nothing leaves the file.
+    let scores = bench.path("scores.jsonl");
+    bench.run(&[], only(&[Stage::Answers])).await.unwrap();
+    fs_err::write(
+        &scores,
+        "{\"id\":\"of another run\",\"of\":\"\",\"answer\":[],\"gold\":[],\"query\":[]}\n",
+    )
+    .unwrap();
+    let error = bench.run(&[], adopt(&[Stage::Scores])).await.unwrap_err().to_string();
+    assert!(error.contains("has no line for any query") && scores.is_file(), "{error}");
+    fs_err::remove_file(&scores).unwrap();
+    let mut other = Bench::new();
+    other.run(&[], only(&[Stage::Pairs])).await.unwrap();
+    fs_err::write(other.path("candidates.jsonl"), lines.join("\n") + "\n").unwrap();
+    other.steps.prompts_left.store(0, Ordering::SeqCst);
+    other.run(&[], adopt(&[Stage::Candidates])).await.unwrap_err();
+    other.steps.prompts_left.store(usize::MAX, Ordering::SeqCst);
+    other.run(&[], adopt(&[Stage::Candidates])).await.unwrap();
+    assert_eq!(other.hashes("candidates"), bench.hashes("candidates"));
+
     // An adapter of another trainer.
     bench.run(&[], only(&[Stage::Answers, Stage::Scores, Stage::Preferences])).await.unwrap();
     fs_err::create_dir_all(bench.path("adapter")).unwrap();
@@ -500,6 +537,27 @@ async fn a_gate_is_learnt_and_has_a_row_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_tuned_model_is_asked_for_with_its_parts_unless_it_was_made_elsewhere() {
+    let mut bench = Bench::new();
+    bench.run(&[], Options::default()).await.unwrap();
+    let tuned = Model::Adapted {
+        base: Box::new(Model::Named("language-model".into())),
+        adapter: bench.path("adapter"),
+        merged: bench.path("expander"),
+    };
+    let untuned = Model::Named("language-model".into());
+    // Candidates, answers, expansions, test expansions.
+    assert_eq!(*bench.steps.loaded.lock().unwrap(), [untuned.clone(), untuned, tuned.clone(), tuned]);
+
+    // A merged model of another trainer need not be what its adapter would give.
+    fs_err::write(bench.path("expander/weights"), "of another trainer").unwrap();
+    bench.run(&[], Options { adopt: vec![Stage::Merge], ..only(&[Stage::Merge]) }).await.unwrap();
+    let redo = Options { redo: true, ..only(&[Stage::Expansions]) };
+    bench.run(&[], redo).await.unwrap();
+    assert_eq!(bench.steps.loaded.lock().unwrap().last(), Some(&Model::Made(bench.path("expander"))));
+}
+
+#[tokio::test]
 async fn a_warm_up_comes_first() {
     let mut bench = Bench::new();
     bench.run(&["warm_up.enabled=true"], Options::default()).await.unwrap();
@@ -530,6 +588,84 @@ async fn another_runs_stages_are_taken_where_they_are_the_same() {
     let manifest = Manifest::read(&second.join("stages/candidates.json")).unwrap().unwrap();
     assert_eq!(manifest.outputs, bench.hashes("candidates"));
     assert_eq!(read(&second.join("candidates.jsonl")), read(&bench.path("candidates.jsonl")));
+}
+
+#[tokio::test]
+async fn what_another_row_of_another_run_has_done_is_taken_too() {
+    let mut bench = Bench::new();
+    bench.run(&[], Options::default()).await.unwrap();
+    assert!(bench.path("arms/query/vectors/vectors.json").is_file(), "the untrained encoder's are the row's");
+    let untrained = bench.folder.join("untrained");
+    let out = format!("output={}", untrained.display());
+    let options = Options { reuse: vec![bench.path("")], ..Options::default() };
+    let encoded = bench.steps.encoded.load(Ordering::SeqCst);
+    bench.run(&[&out, "contrastive.enabled=false"], options).await.unwrap();
+    // Without a training of the encoder every row has the same vectors, and they lie in the run folder itself.
+    assert!(untrained.join("vectors/vectors.json").is_file() && !untrained.join("encoder").exists());
+    let jobs = bench.steps.jobs.lock().unwrap().iter().filter(|job| job.starts_with("contrastive")).count();
+    assert_eq!(jobs, 2, "those of the first run");
+    let texts = bench.steps.encoded.load(Ordering::SeqCst) - encoded;
+    assert_eq!(texts, 4 + 2 * 4, "test queries and their expansions, and no document");
+    let manifest = Manifest::read(&untrained.join("stages/vectors.json")).unwrap().unwrap();
+    assert!(manifest.outputs.contains_key("vectors"), "{:?}", manifest.outputs);
+}
+
+#[tokio::test]
+async fn a_run_to_take_stages_from_must_be_one() {
+    let bench = Bench::new();
+    let recipe = bench.recipe(&[]);
+    let options = Options { reuse: vec![bench.folder.join("typo")], ..Options::default() };
+    let error = Run::new(&recipe, options, &bench.steps, &bench.ears).err().unwrap().to_string();
+    assert!(error.contains("typo: not a run folder"), "{error}");
+}
+
+#[tokio::test]
+async fn the_order_of_the_collections_does_not_matter() {
+    let mut bench = Bench::new();
+    bench.second_collection();
+    let collections = |order: &[&str]| {
+        let paths: Vec<String> = order.iter().map(|path| format!("{{path = \"{path}\"}}")).collect();
+        format!("evaluation.collections=[{}]", paths.join(", "))
+    };
+    let arms = "evaluation.arms=[\"query\"]";
+    bench.run(&[&collections(&["c", "d"]), arms], Options::default()).await.unwrap();
+    let report =
+        |bench: &Bench| -> Value { serde_json::from_str(&read(&bench.path("report.json"))).unwrap() };
+    let before = report(&bench)["rows"][0]["collections"].clone();
+    assert_ne!(before[0]["mean"], before[1]["mean"]);
+
+    // Vectors are found by their collection: done again, the search gives the same.
+    let swapped = [&collections(&["d", "c"]), arms, "evaluation.metrics=[\"ndcg@10\", \"recall@10\"]"];
+    bench.run(&swapped, Options::default()).await.unwrap();
+    assert!(!bench.ears.stages("stage_started").contains(&"vectors@query".into()));
+    let after = report(&bench)["rows"][0]["collections"].clone();
+    assert_eq!((&after[0]["name"], &after[1]["name"]), (&json!("d"), &json!("c")));
+    for (one, other) in [(0, 1), (1, 0)] {
+        assert_eq!(after[one]["mean"]["ndcg@10"], before[other]["mean"]["ndcg@10"]);
+    }
+    // Not done again, rows are still in the order of the table.
+    let back = [&collections(&["c", "d"]), arms, "evaluation.metrics=[\"ndcg@10\", \"recall@10\"]"];
+    bench.run(&back, Options { redo: true, ..Options::default() }).await.unwrap();
+    let again = report(&bench)["rows"][0]["collections"].clone();
+    assert_eq!((&again[0], &again[1]), (&after[1], &after[0]));
+}
+
+#[tokio::test]
+async fn another_collection_keeps_the_vectors_of_the_first() {
+    let mut bench = Bench::new();
+    bench.second_collection();
+    let arms = "evaluation.arms=[\"query\"]";
+    bench.run(&[arms], Options::default()).await.unwrap();
+    let encoded = bench.steps.encoded.load(Ordering::SeqCst);
+    let both = "evaluation.collections=[{path = \"c\"}, {path = \"d\"}]";
+    bench.run(&[both, arms], Options::default()).await.unwrap();
+    let more = bench.steps.encoded.load(Ordering::SeqCst) - encoded;
+    assert_eq!(more, 12 + 2 * 4, "the second collection's documents, and all queries");
+    let mut fresh = Bench::new();
+    fresh.second_collection();
+    fresh.run(&[both, arms], Options::default()).await.unwrap();
+    let scores = "arms/query/runs/scores.json";
+    assert_eq!(read(&bench.path(scores)), read(&fresh.path(scores)));
 }
 
 #[tokio::test]

@@ -106,7 +106,8 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
     fs_err::create_dir_all(&out)?;
     let mut scores = RowScores::default();
     let mut meter = Meter::new(context.observer, context.name, "collections", opened.len(), 0);
-    for (collection, vectors) in opened.iter().zip(&contents.collections) {
+    for (collection, settings) in opened.iter().zip(&context.recipe.evaluation.collections) {
+        let vectors = contents.of(settings)?;
         let ids = ids(&folder, &vectors.file)?;
         let place = folder.join(format!("{}.f32", vectors.file));
         let (run, mut found) = job.search(collection, &place, &ids).await?;

@@ -1,14 +1,17 @@
 //! Whether to expand a query, learnt on the retriever's development part.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use expandr_models::gate::{self, Combination, Features, Gate, Row};
-use expandr_models::weights::{Role, weights_id};
+use expandr_models::weights::{Role, adapted_id, weights_id};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::{Context, development::Development, weight::query_weight};
 use crate::folder::replace_file;
 use crate::pairs::query_id;
-use crate::plan::{ExpanderRef, Work};
+use crate::plan::Work;
 use crate::steps::Model;
 use crate::{Error, Result};
 
@@ -21,12 +24,10 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
     let otherwise = "set `gate.enabled` to false";
     let development = Development::load(context, *examples, *encoder, otherwise).await?;
     let rows = rows(&development, query_weight as f32);
-    let with = Combination {
-        encoder: development.encoder.clone(),
-        expander: expander_id(context, *writer),
-        query_weight,
-    };
-    let gate = Gate::fit(&rows, with);
+    let expander = expander_ids(context, &context.expander(*writer).0);
+    let encoder = development.encoder.clone();
+    let (expander, merged) = (expander.first().cloned(), expander.get(1).cloned());
+    let gate = Gate::fit(&rows, Combination { encoder, expander, query_weight }).merged(merged);
     let json = gate.to_json().map_err(|error| Error::Input(error.to_string()))?;
     replace_file(&context.own(0), &json)?;
     let figures = gate.trained_on();
@@ -53,8 +54,20 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
     Ok(summary)
 }
 
-/// What expansion did to each query.
+/// What expansion did to each query: the mean over its positives, so that a query with several counts once.
 fn rows(development: &Development, weight: f32) -> Vec<Row> {
+    let mut by_query: BTreeMap<String, Vec<Row>> = BTreeMap::new();
+    for row in rows_of_pairs(development, weight) {
+        by_query.entry(row.id.clone()).or_default().push(row);
+    }
+    let mean = |mut rows: Vec<Row>| {
+        let gain = rows.iter().map(|row| row.gain).sum::<f64>() / rows.len() as f64;
+        rows.pop().map(|row| Row { gain, ..row })
+    };
+    by_query.into_values().filter_map(mean).collect()
+}
+
+fn rows_of_pairs(development: &Development, weight: f32) -> Vec<Row> {
     (0..development.queries.len())
         .into_par_iter()
         .map(|index| {
@@ -77,13 +90,21 @@ fn best(cosines: &[f32]) -> Vec<f32> {
     cosines
 }
 
-/// The id that a service gives the expander; none where its weights are elsewhere.
-fn expander_id(context: &Context<'_>, writer: ExpanderRef) -> Option<String> {
-    let folder = match context.expander(writer).0 {
-        Model::Named(name) => context.steps.locate(&name, Role::Expander).ok()?,
-        Model::Made(folder) => folder,
+/// The ids that a service gives the expander: with the adapter beside its base where it has one, and merged. None where
+/// its weights are elsewhere.
+fn expander_ids(context: &Context<'_>, model: &Model) -> Vec<String> {
+    let id = |folder: &Path| weights_id(folder).ok();
+    let folder = |model: &Model| match model {
+        Model::Named(name) => context.steps.locate(name, Role::Expander).ok(),
+        Model::Made(folder) | Model::Adapted { merged: folder, .. } => Some(folder.clone()),
     };
-    weights_id(&folder).ok()
+    let ids = match model {
+        Model::Named(_) | Model::Made(_) => vec![folder(model).and_then(|folder| id(&folder))],
+        Model::Adapted { base, adapter, merged } => {
+            vec![folder(base).and_then(|base| adapted_id(&base, adapter).ok()), id(merged)]
+        }
+    };
+    ids.into_iter().flatten().collect()
 }
 
 #[cfg(test)]
@@ -109,12 +130,18 @@ mod tests {
             positives: vec![0, 2],
             encoder: String::new(),
         };
-        let found = rows(&development, 0.25);
+        let found = rows_of_pairs(&development, 0.25);
         let second = 1.0 / 3f64.log2();
         assert!((found[0].gain - (1.0 - second)).abs() < 1e-12, "{found:?}");
         assert!((found[1].gain - (second - 1.0)).abs() < 1e-12, "{found:?}");
         assert_eq!(found[0].features, Features::new("where is it", &[0.8, 0.6, 0.0, 0.0]));
         assert_eq!(found[0].id, query_id("Where is it?"));
+        assert_eq!(rows(&development, 0.25).len(), 2);
+        // Were both the same query's, it would count once, with the mean of both gains.
+        let lines = vec![line("where is it"), line("Where is it?")];
+        let found = rows(&Development { lines, ..development }, 0.25);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].gain.abs() < 1e-12, "{found:?}");
     }
 
     #[test]

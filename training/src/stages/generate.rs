@@ -191,8 +191,6 @@ pub(crate) fn adopt(context: &Context<'_>) -> Result<usize> {
             lines.len()
         ));
     }
-    // The journal has them now; the file comes back in the order of the queries.
-    fs_err::remove_file(&given)?;
     Ok(adopted)
 }
 

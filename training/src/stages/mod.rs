@@ -35,8 +35,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::Result;
-use crate::folder::work_folder;
-use crate::plan::{EncoderRef, ExpanderRef, Graph, Node, NodeId, Stage};
+use crate::folder::{Manifest, manifest_path, work_folder};
+use crate::plan::{EncoderRef, ExpanderRef, Graph, Node, NodeId, Stage, Work};
 use crate::progress::{Event, Observer};
 use crate::recipe::Recipe;
 use crate::steps::{Model, Steps};
@@ -160,8 +160,26 @@ impl Context<'_> {
             ExpanderRef::Base => named(base),
             ExpanderRef::CandidateWriter => named(self.recipe.candidates.model.as_ref().unwrap_or(base)),
             ExpanderRef::AnswerWriter => named(self.recipe.answers.model.as_ref().unwrap_or(base)),
-            ExpanderRef::Made(node) => (Model::Made(self.output(node.0, 0)), self.made_hash(node.0)),
+            ExpanderRef::Made(node) => (self.made_expander(node.0), self.made_hash(node.0)),
         }
+    }
+
+    /// A language model of this run, with what it was made of. One that was put there from elsewhere is what it is: the
+    /// adapter that lies beside it need not be in it.
+    fn made_expander(&self, node: NodeId) -> Model {
+        let merged = self.output(node, 0);
+        let merge = &self.graph.nodes[node];
+        let (base, adapter) = match &merge.work {
+            Work::Merge { base, adapter } => (*base, adapter.0),
+            Work::WarmExpander { adapter } => (ExpanderRef::Base, adapter.0),
+            _ => return Model::Made(merged),
+        };
+        let manifest = Manifest::read(&manifest_path(self.folder, merge)).ok().flatten();
+        if manifest.is_none_or(|manifest| manifest.adopted) {
+            return Model::Made(merged);
+        }
+        let base = Box::new(self.expander(base).0);
+        Model::Adapted { base, adapter: self.output(adapter, 0), merged }
     }
 
     /// An encoder, and a hash of its weights.

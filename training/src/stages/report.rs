@@ -55,13 +55,15 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
         return Err(Error::Input("not a stage of reports".into()));
     };
     let metrics = &context.recipe.evaluation.metrics;
+    let opened = collections::open(context.recipe)?;
+    let names: Vec<&str> = opened.iter().map(|collection| collection.name.as_str()).collect();
     let mut rows = Vec::new();
     if let Some(lexical) = lexical(context).await? {
         rows.push(lexical);
     }
     for (arm, evaluation) in planned {
         let scores = RowScores::read(&context.output(evaluation.0, 0))?;
-        rows.push(row(arm, scores, metrics));
+        rows.push(row(arm, in_order(scores, &names), metrics));
     }
     let comparisons = comparisons(&rows, metrics, context.recipe.seed)?;
     let recipe = serde_json::to_value(context.recipe).unwrap_or_default();
@@ -78,6 +80,14 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
 fn row(arm: &Arm, scores: RowScores, metrics: &[String]) -> Row {
     let average = average(&scores.collections, metrics);
     Row { name: arm.name.into(), title: arm.title.into(), collections: scores.collections, average }
+}
+
+/// The collections in this order, whatever it was when the row was evaluated.
+fn in_order(mut scores: RowScores, names: &[&str]) -> RowScores {
+    let place = |scores: &CollectionScores| names.iter().position(|name| *name == scores.name);
+    // A stable sort: collections of one name keep the order that they had.
+    scores.collections.sort_by_key(place);
+    scores
 }
 
 fn average(collections: &[CollectionScores], metrics: &[String]) -> BTreeMap<String, f64> {

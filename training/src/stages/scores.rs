@@ -112,7 +112,12 @@ pub(crate) fn adopt(context: &Context<'_>) -> Result<usize> {
             journal.append(&ScoreLine { of: item.of, ..line })?;
         }
     }
-    fs_err::remove_file(&given)?;
+    if adopted == 0 {
+        return Err(Error::Stage {
+            stage: context.name.to_owned(),
+            detail: format!("{} has no line for any query of this run", given.display()),
+        });
+    }
     Ok(adopted)
 }
 

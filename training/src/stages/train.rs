@@ -93,7 +93,7 @@ async fn job(context: &Context<'_>, work: &Path, out: &Path) -> Result<Value> {
         Work::Contrastive { examples, base: model, .. } => {
             let base = match context.encoder(*model).0 {
                 Model::Named(name) => context.steps.locate(&name, Role::Encoder)?,
-                Model::Made(folder) => folder,
+                Model::Made(folder) | Model::Adapted { merged: folder, .. } => folder,
             };
             let job = ContrastiveJob {
                 base: &base,
@@ -123,7 +123,7 @@ async fn merge(context: &Context<'_>, model: ExpanderRef, adapter: usize, out: &
 fn base(context: &Context<'_>, model: ExpanderRef) -> Result<PathBuf> {
     match context.expander(model).0 {
         Model::Named(name) => context.steps.locate(&name, Role::Expander),
-        Model::Made(folder) => Ok(folder),
+        Model::Made(folder) | Model::Adapted { merged: folder, .. } => Ok(folder),
     }
 }
 

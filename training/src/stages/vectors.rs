@@ -1,5 +1,6 @@
 //! The vectors of the test collections: for each a file of f32 numbers, little-endian, one document after the other, and
-//! a file with the documents' ids in the same order. An interrupted stage goes on behind the last whole vector.
+//! a file with the documents' ids in the same order. An interrupted stage goes on behind the last whole vector, and one
+//! that has more collections than before keeps those that it has.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,10 @@ use serde_json::{Value, json};
 
 use super::{Context, encode::encode, encode::normalize};
 use crate::folder::{JsonLines, LineFile, replace_file, replace_folder};
-use crate::plan::Work;
+use crate::plan::{Work, documents_label};
 use crate::progress::Meter;
+use crate::recipe::CollectionSettings;
+use crate::seed::sha256;
 use crate::text::joined;
 use crate::{Error, Result, collections};
 
@@ -24,9 +27,9 @@ const CALLS_AT_ONCE: usize = 2;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Contents {
     /// Components of a vector.
-    pub(crate) dimension: usize,
-    /// By collection, in the recipe's order.
-    pub(crate) collections: Vec<CollectionVectors>,
+    dimension: usize,
+    /// By collection, in the order that the recipe had when they were made.
+    collections: Vec<CollectionVectors>,
 }
 
 /// The vectors of one collection.
@@ -34,6 +37,12 @@ pub(crate) struct Contents {
 pub(crate) struct CollectionVectors {
     /// The collection's name.
     pub(crate) name: String,
+    /// Where its documents are, as the recipe says it.
+    #[serde(default)]
+    label: String,
+    /// A hash of documents and encoder, which the vectors follow from.
+    #[serde(default)]
+    of: String,
     /// What its two files are called, without their endings.
     pub(crate) file: String,
     /// How many documents there are.
@@ -48,6 +57,17 @@ impl Contents {
             Error::Input(format!("{}: not readable ({error}); do stage vectors again", path.display()))
         })
     }
+
+    /// The vectors of one of the recipe's collections.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub(crate) fn of(&self, settings: &CollectionSettings) -> Result<&CollectionVectors> {
+        let label = documents_label(settings);
+        self.collections.iter().find(|found| found.label == label).ok_or_else(|| {
+            Error::Input(format!("there are no vectors of {label}; do stage vectors again with --redo"))
+        })
+    }
 }
 
 /// The ids of a collection's documents.
@@ -60,19 +80,29 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
     let Work::Vectors { encoder } = &context.node.work else {
         return Err(Error::Input("not a stage of vectors".into()));
     };
-    let encoder = context.steps.encoder(&context.encoder(*encoder).0).await?;
+    let (model, weights) = context.encoder(*encoder);
+    let encoder = context.steps.encoder(&model).await?;
     let dimension = encoder.info().dimension;
     let out = context.work().join("vectors");
     fs_err::create_dir_all(&out)?;
+    let before = Contents::read(&context.own(0)).ok();
     let mut contents = Contents { dimension, collections: Vec::new() };
     let opened = collections::open(context.recipe)?;
     let mut places: Vec<(PathBuf, usize)> = Vec::new();
-    for (position, collection) in opened.iter().enumerate() {
+    for (collection, settings) in opened.iter().zip(&context.recipe.evaluation.collections) {
+        let label = documents_label(settings);
+        let of = sha256(format!("{}\0{weights}", context.hash(&label)).as_bytes());
         let name: String =
             collection.name.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
-        let file = format!("{position:02}-{name}");
+        let file = format!("{name}-{}", &sha256(format!("{label}\0{of}").as_bytes())[..8]);
         let documents = write_ids(collection, &out.join(format!("{file}.ids.jsonl")))?;
         let path = out.join(format!("{file}.f32"));
+        let known = |found: &&CollectionVectors| found.of == of && found.documents == documents;
+        if let Some(known) = before.iter().flat_map(|before| &before.collections).find(known)
+            && !path.exists()
+        {
+            fs_err::copy(context.own(0).join(format!("{}.f32", known.file)), &path)?;
+        }
         let done = whole_vectors(&path, dimension)?;
         if done > documents {
             return Err(Error::Input(format!(
@@ -81,7 +111,13 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
             )));
         }
         places.push((path, done));
-        contents.collections.push(CollectionVectors { name: collection.name.clone(), file, documents });
+        contents.collections.push(CollectionVectors {
+            name: collection.name.clone(),
+            label,
+            of,
+            file,
+            documents,
+        });
     }
     let total = contents.collections.iter().map(|collection| collection.documents).sum();
     let done = places.iter().map(|(_, done)| done).sum();

@@ -168,6 +168,14 @@ fn relative(a: &Tensor, b: &Tensor) -> Result<f32> {
 fn cached_gradients_are_those_of_the_whole_batch() -> Result<()> {
     for name in ENCODERS {
         let (data, encoder) = (Data::read(name)?, load(name, Method::Full, false, 0.0)?);
+        let fingerprint = |options: ContrastiveOptions| -> Result<String> {
+            Ok(all(&encoder, &data, options)?.fingerprint())
+        };
+        // A checkpoint goes on with another chunk, which changes time and memory alone.
+        let (first, other) = (data.settings(0), ContrastiveOptions { temperature: 0.7, ..data.settings(0) });
+        let chunked = ContrastiveOptions { chunk: 1, checkpoint_activations: true, ..data.settings(0) };
+        assert_eq!(fingerprint(chunked)?, fingerprint(first.clone())?);
+        assert_ne!(fingerprint(other)?, fingerprint(first)?);
         let gradients = |chunk: usize| -> Result<Tensor> {
             let task = all(&encoder, &data, ContrastiveOptions { chunk, ..data.settings(0) })?;
             let mut gradients = Gradients::new(encoder.parameters());

@@ -155,9 +155,18 @@ fn checkpoints_are_few_and_those_of_another_training_are_refused() -> Result<()>
     let error =
         go_on(&decoder()?, Some(folder.path()), &other, &StopSignal::default(), &mut |_| ()).unwrap_err();
     assert!(error.to_string().contains("other settings"), "{error}");
-    // How often checkpoints are written doesn't change the outcome.
+    // How often checkpoints are written doesn't change the outcome, nor how the same gradient is computed.
     let other = TrainerSettings { checkpoint_every: 5, ..settings() };
     go_on(&decoder()?, Some(folder.path()), &other, &StopSignal::default(), &mut |_| ())?;
+    let recomputed = DpoOptions { checkpoint_activations: true, ..DpoOptions::default() };
+    let data = Data::read("llama")?;
+    let with = |options: DpoOptions| -> Result<String> {
+        let decoder = decoder()?;
+        let task = DpoTask::new(&decoder, options, data.preferences(), Vec::new(), None, &mut |_, _| ())?;
+        Ok(expandr_training::trainer::Task::fingerprint(&task))
+    };
+    assert_eq!(with(recomputed)?, with(DpoOptions::default())?);
+    assert_ne!(with(DpoOptions { beta: 0.2, ..DpoOptions::default() })?, with(DpoOptions::default())?);
 
     let state = folder.path().join("checkpoints/step-00000012/state.json");
     fs_err::write(&state, "{")?;
@@ -211,6 +220,16 @@ fn reference_log_probabilities_are_read_again_only_for_the_same_data() -> Result
     };
     assert_eq!(computed(7)?, 7);
     assert_eq!(computed(7)?, 0);
+    assert_eq!(computed(6)?, 6);
+
+    // A model in other numbers has other log-probabilities: what the file says of it has the numbers' type. (bf16, which a
+    // GPU computes in, can't be had here.)
+    let mut file = fs_err::read(folder.path().join("reference.safetensors"))?;
+    let header = String::from_utf8_lossy(&file[..file.len().min(400)]).into_owned();
+    assert!(header.contains(&format!("{} F32", decoder.id())), "{header}");
+    let other = file.windows(4).position(|bytes| bytes == b" F32").context("no type")?;
+    file[other + 1..other + 4].copy_from_slice(b"B16");
+    fs_err::write(folder.path().join("reference.safetensors"), file)?;
     assert_eq!(computed(6)?, 6);
     Ok(())
 }

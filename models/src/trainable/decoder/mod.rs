@@ -57,6 +57,7 @@ pub struct TrainableDecoder {
     parameters: Parameters,
     folder: PathBuf,
     id: String,
+    frozen_id: String,
     description: String,
     plain: bool,
     memory: Memory,
@@ -87,6 +88,7 @@ impl TrainableDecoder {
             parameters,
             folder: folder.to_path_buf(),
             description: format!("{id} {}", options.description()),
+            frozen_id: format!("{id} {:?}", options.precision),
             id,
             plain: options.plain || !device.is_cpu(),
             memory: Memory::default(),
@@ -150,6 +152,12 @@ impl TrainableDecoder {
     /// Names the checkpoint's weights and configuration, as serving does.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Names the frozen weights as they are held: the checkpoint, and the type of the numbers. What the model says without
+    /// its adapters follows from them.
+    pub fn frozen_id(&self) -> &str {
+        &self.frozen_id
     }
 
     /// Names everything that training depends on here: weights and method.

@@ -38,7 +38,7 @@ pub struct AdapterFile {
     pub task: AdapterTask,
     /// The name or folder of the model that it belongs to.
     pub base: String,
-    /// The matrices by PEFT's names, f32.
+    /// The matrices by PEFT's names; f32 where they were read.
     pub tensors: HashMap<String, Tensor>,
 }
 
@@ -59,6 +59,17 @@ impl AdapterFile {
                 .insert(parameter.name.clone(), parameter.value.as_tensor().to_device(&Device::Cpu)?.copy()?);
         }
         Ok(Self { settings: settings.clone(), task, base: base.to_owned(), tensors })
+    }
+
+    /// Takes the matrices to another type, which [`AdapterFile::write`] then writes.
+    ///
+    /// # Errors
+    /// When there is no way to that type.
+    pub fn round(&mut self, to: DType) -> Result<()> {
+        for tensor in self.tensors.values_mut() {
+            *tensor = tensor.to_dtype(to)?;
+        }
+        Ok(())
     }
 
     /// Writes the adapter folder, which appears whole or not at all, and replaces one that is there.

@@ -131,11 +131,10 @@ fn queries(recipe: &Recipe) -> Vec<External> {
 }
 
 fn collection(recipe: &Recipe, settings: &CollectionSettings, part: CollectionPart) -> External {
-    let split = settings.split.as_ref().map_or(String::new(), |split| format!(" {split}"));
     External {
         label: match part {
-            CollectionPart::Documents => format!("documents {}{split}", settings.path.display()),
-            _ => format!("queries {}{split}", settings.path.display()),
+            CollectionPart::Documents => documents_label(settings),
+            _ => format!("queries {}", with_split(settings)),
         },
         source: Source::Collection {
             folder: recipe.data_path(&settings.path),
@@ -143,6 +142,16 @@ fn collection(recipe: &Recipe, settings: &CollectionSettings, part: CollectionPa
             part,
         },
     }
+}
+
+/// How a collection's documents are called among what a stage reads.
+pub(crate) fn documents_label(settings: &CollectionSettings) -> String {
+    format!("documents {}", with_split(settings))
+}
+
+fn with_split(settings: &CollectionSettings) -> String {
+    let split = settings.split.as_ref().map_or(String::new(), |split| format!(" {split}"));
+    format!("{}{split}", settings.path.display())
 }
 
 fn pairs(recipe: &Recipe) -> Vec<External> {

@@ -33,6 +33,8 @@ pub(super) struct FakeSteps {
     pub(super) encoded: Arc<AtomicUsize>,
     /// Whether trainers break in the middle of their work.
     pub(super) trainers_break: Mutex<bool>,
+    /// The language models that were asked for, in order.
+    pub(super) loaded: Mutex<Vec<Model>>,
     /// The jobs that were done, in order.
     pub(super) jobs: Mutex<Vec<String>>,
 }
@@ -56,6 +58,7 @@ impl FakeSteps {
             prompts: Arc::default(),
             encoded: Arc::default(),
             trainers_break: Mutex::new(false),
+            loaded: Mutex::new(Vec::new()),
             jobs: Mutex::new(Vec::new()),
         }
     }
@@ -63,7 +66,7 @@ impl FakeSteps {
     fn weights(&self, model: &Model) -> Result<String> {
         let folder = match model {
             Model::Named(name) => self.locate(name, Role::Expander)?,
-            Model::Made(folder) => folder.clone(),
+            Model::Made(folder) | Model::Adapted { merged: folder, .. } => folder.clone(),
         };
         Ok(format!("w{}", &sha256(&fs_err::read(folder.join("weights"))?)[..8]))
     }
@@ -98,6 +101,7 @@ impl Steps for FakeSteps {
     }
 
     async fn writer(&self, model: &Model) -> Result<Arc<dyn Writer>> {
+        self.loaded.lock().unwrap().push(model.clone());
         let script = Script {
             concurrency: self.concurrency,
             natural_length: 12,
