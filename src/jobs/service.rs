@@ -60,7 +60,7 @@ impl Host for ServiceHost {
 
     async fn package(&self, run: &Path, out: &Path, name: &str, parents: Vec<String>) -> Result<(), Problem> {
         let (run, out) = (run.to_owned(), out.to_owned());
-        let facts = PackageFacts { name: Some(name.to_owned()), parents };
+        let facts = PackageFacts { name: Some(name.to_owned()), parents, ..PackageFacts::default() };
         let packaged = tokio::task::spawn_blocking(move || package(&run, &out, facts));
         packaged.await.map_err(|error| disk(&error))?.map_err(|error| {
             Problem::new(Code::Internal, format!("the training's run can't be made a bundle: {error:#}"))
