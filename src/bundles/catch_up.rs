@@ -249,6 +249,12 @@ mod tests {
         all
     }
 
+    /// That a document has this vector, but for the last digits that normalising changes.
+    fn assert_near(index: &Index, id: &str, expected: &[f32]) {
+        let vector = index.vector(id).unwrap().unwrap();
+        assert!(vector.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{id}: {vector:?}");
+    }
+
     #[tokio::test]
     async fn a_second_pass_keeps_what_is_the_same_and_mends_the_rest() {
         let Bench { catch_up, encoder, .. } = bench();
@@ -257,7 +263,7 @@ mod tests {
         let counts = catch_up.all(&pace, &|_, _| ()).await.unwrap();
         assert_eq!(counts, Counts { embedded: 300, kept: 0, deleted: 0 });
         assert_eq!(contents(&catch_up.source), contents(&catch_up.target));
-        assert_eq!(catch_up.target.vector("d7").unwrap().unwrap(), encoder.vector("text number 7"));
+        assert_near(&catch_up.target, "d7", &encoder.vector("text number 7"));
 
         let mut labelled = document("d1", "text number 1");
         labelled.metadata.insert("year".into(), 2001.into());
@@ -266,8 +272,8 @@ mod tests {
         let counts = catch_up.all(&pace, &|_, _| ()).await.unwrap();
         assert_eq!(counts, Counts { embedded: 2, kept: 298, deleted: 1 });
         assert_eq!(contents(&catch_up.source), contents(&catch_up.target));
-        assert_eq!(catch_up.target.vector("d0").unwrap().unwrap(), encoder.vector("another text"));
-        assert_eq!(catch_up.target.vector("d1").unwrap().unwrap(), encoder.vector("text number 1"));
+        assert_near(&catch_up.target, "d0", &encoder.vector("another text"));
+        assert_near(&catch_up.target, "d1", &encoder.vector("text number 1"));
     }
 
     #[tokio::test]

@@ -226,7 +226,8 @@ mod tests {
     }
 
     const RECIPE_TEXT: &str = "[expander]\nmodel = \"small\"\nprompt = \"Answer: {}\"\n[encoder]\nmodel = \"mini\"\n\
-                               [expansions]\ntemperature = 0.0\nmax_tokens = 48\n";
+                               [expansions]\ntemperature = 0.0\nmax_tokens = 48\n\
+                               [[data.sources]]\nname = \"s\"\nformat = \"pairs\"\npath = \"p.jsonl\"\n";
 
     #[test]
     fn a_run_becomes_a_bundle_that_proves_itself() {

@@ -331,7 +331,7 @@ async fn kill_9_in_an_activation_leaves_a_whole_bundle_and_every_document() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let (status, answer) = post(&server, &path(1 - active), json!({"wait_ms": 0})).await;
         assert!(status == 202 || status == 200, "{answer}");
-        let after_ms = draw(&mut moment, whole_ms + whole_ms / 4 + 50);
+        let after_ms = draw(&mut moment, 2 * whole_ms);
         tokio::time::sleep(Duration::from_millis(after_ms)).await;
         server.kill();
         writer.await.unwrap();
