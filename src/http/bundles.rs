@@ -18,7 +18,7 @@ use super::{
     body::{JsonBody, parse},
     problem::{Code, Problem},
 };
-use crate::bundles::{Begun, Bundles};
+use crate::bundles::Begun;
 
 /// How long an activation's request waits for its end when it doesn't say.
 const WAIT_MS: u64 = 10_000;
@@ -73,19 +73,34 @@ async fn activate(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let wait = Wait::read(&body, &state)?;
-    answer(&state.bundles, wait, state.bundles.begin_activation(&id)?).await
+    answer(&state, wait, state.bundles.begin_activation(&id)?).await
 }
 
 async fn rollback(State(state): State<Arc<AppState>>, body: Bytes) -> Result<Response, Problem> {
     let wait = Wait::read(&body, &state)?;
-    answer(&state.bundles, wait, state.bundles.begin_rollback()?).await
+    answer(&state, wait, state.bundles.begin_rollback()?).await
 }
 
 /// 200 with what was done, or 202 when it takes longer than `wait`: it then goes on, and `/admin/bundles` shows how far it is.
-async fn answer(bundles: &Arc<Bundles>, wait: Duration, begun: Begun) -> Result<Response, Problem> {
+async fn answer(state: &AppState, wait: Duration, begun: Begun) -> Result<Response, Problem> {
+    let bundles = &state.bundles;
     // A task of its own: it must not end with a client that goes away.
-    let doing = bundles.clone();
-    let task = tokio::spawn(async move { doing.finish(begun, &|_| ()).await });
+    let (doing, audit) = (bundles.clone(), state.audit.clone());
+    let task = tokio::spawn(async move {
+        let ended = doing.finish(begun, &|_| ()).await;
+        // What was answered with 202 ends without its request, so the audit hears of every end here.
+        let (arguments, outcome) = match &ended {
+            Ok(activation) => (json!({ "active": activation.active, "previous": activation.previous }), None),
+            Err(problem) => (json!({ "active": doing.active() }), Some(problem.detail.clone())),
+        };
+        let written = tokio::task::spawn_blocking(move || {
+            audit.record("bundle.activation_ended", arguments, outcome.as_deref().map_or(Ok(()), Err));
+        });
+        if let Err(error) = written.await {
+            tracing::error!(%error, "the audit of an activation ended early");
+        }
+        ended
+    });
     match tokio::time::timeout(wait, task).await {
         Ok(Ok(ended)) => Ok(Json(ended?).into_response()),
         Ok(Err(error)) => {

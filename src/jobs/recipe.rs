@@ -316,6 +316,17 @@ fn check_models(jobs: &Jobs, recipe: &Recipe, pointer_of: &dyn Fn(&str) -> Strin
             errors.push(wrong(pointer_of(setting), format!("`{setting}`: {error}")));
         }
     }
+    let own = jobs.settings.serve.pointer("/models/expander").and_then(Value::as_str);
+    let has_key = jobs.settings.child.api_key.is_some();
+    if let Some(endpoint) =
+        recipe.machine.endpoint.as_deref().filter(|endpoint| has_key && Some(*endpoint) != own)
+    {
+        let detail = format!(
+            "`machine.endpoint`: {endpoint} is not the language model's server that this server was started with, and its key \
+             (--expander-api-key) is not sent elsewhere; take that server, or train from the command line"
+        );
+        errors.push(wrong(pointer_of("machine.endpoint"), detail));
+    }
     if let Err(error) = recipe.machine.device.parse::<DeviceChoice>() {
         errors.push(wrong(pointer_of("machine.device"), format!("`machine.device`: {error}")));
     }
