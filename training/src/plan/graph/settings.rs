@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{TrainingText, Work};
+use super::{TrainingText, Work, documents_label};
 use crate::plan::SearchText;
 use crate::readers::SourceSettings;
 use crate::recipe::{Method, Recipe};
@@ -75,6 +75,8 @@ pub(super) fn of(work: &Work, recipe: &Recipe) -> Value {
         }),
         Work::Report { rows } => json!({
             "rows": rows.iter().map(|(arm, _)| arm.name).collect::<Vec<_>>(),
+            // Their order is the table's.
+            "collections": recipe.evaluation.collections.iter().map(documents_label).collect::<Vec<_>>(),
             "metrics": recipe.evaluation.metrics,
             "seed": recipe.seed,
         }),
