@@ -26,7 +26,7 @@ pub(super) enum Broken {
     /// It can't be done.
     Failed(Box<Problem>),
     /// Something from outside ended it; another attempt goes on.
-    BrokenOff(String),
+    CutShort(String),
     /// It was cancelled, or the server stops.
     Stopped,
 }
@@ -244,7 +244,7 @@ impl Attempt {
             Ok(ChildEnd::OverMemory(detail)) => {
                 Err(Problem::new(Code::Overloaded, format!("{part} was ended: {detail}")).into())
             }
-            Ok(ChildEnd::BrokenOff(why)) => Err(Broken::BrokenOff(format!("{part}: {why}"))),
+            Ok(ChildEnd::CutShort(why)) => Err(Broken::CutShort(format!("{part}: {why}"))),
             Ok(ChildEnd::Stopped) => Err(Broken::Stopped),
             Err(error) => Err(Problem::new(Code::Internal, format!("{part} can't be run: {error:#}")).into()),
         }

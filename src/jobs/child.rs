@@ -58,7 +58,7 @@ pub(super) enum ChildEnd {
     /// It gave up, and says why; to try again would give the same.
     Failed(String),
     /// Something killed it.
-    BrokenOff(String),
+    CutShort(String),
     /// It took more memory than it may.
     OverMemory(String),
     /// `stop` was cancelled.
@@ -85,7 +85,7 @@ pub(super) async fn run(
     let Some(log) = own_log(&spec.log, stop).await? else {
         return Ok(match stop.is_cancelled() {
             true => ChildEnd::Stopped,
-            false => ChildEnd::BrokenOff("the process of the attempt before is still there".into()),
+            false => ChildEnd::CutShort("the process of the attempt before is still there".into()),
         });
     };
     let begun_at = log.metadata()?.len();
@@ -132,13 +132,13 @@ pub(super) async fn run(
     let said = last_words(&spec.log, begun_at);
     Ok(match status.code() {
         Some(code) if code == i32::from(ORPHANED) => {
-            ChildEnd::BrokenOff("its standard input was closed".into())
+            ChildEnd::CutShort("its standard input was closed".into())
         }
         Some(code) if said.is_empty() => {
             ChildEnd::Failed(format!("it ended with code {code} and said nothing"))
         }
         Some(_) => ChildEnd::Failed(said),
-        None => ChildEnd::BrokenOff(format!("it was ended by {status}")),
+        None => ChildEnd::CutShort(format!("it was ended by {status}")),
     })
 }
 
@@ -292,7 +292,7 @@ mod tests {
         let (end, ..) = shell("echo warned >&2; echo 'error: no such recipe' >&2; exit 1", None, &stop).await;
         assert_eq!(end, ChildEnd::Failed("no such recipe".into()));
         let (end, ..) = shell("kill -9 $$", None, &stop).await;
-        assert!(matches!(end, ChildEnd::BrokenOff(ref why) if why.contains("signal: 9")), "{end:?}");
+        assert!(matches!(end, ChildEnd::CutShort(ref why) if why.contains("signal: 9")), "{end:?}");
     }
 
     #[tokio::test]

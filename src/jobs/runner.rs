@@ -86,7 +86,7 @@ impl Jobs {
     /// Writes down how an attempt ended.
     fn end(&self, number: u64, end: Result<serde_json::Value, Broken>, was_cancelled: bool) -> JobRecord {
         let why = match end {
-            Err(Broken::BrokenOff(why)) if !was_cancelled => {
+            Err(Broken::CutShort(why)) if !was_cancelled => {
                 let record = self.broken_off(number, &why);
                 self.write_down(&record);
                 return record;
@@ -106,11 +106,11 @@ impl Jobs {
                     record.status = JobStatus::Failed;
                     record.problem = Some(problem_json(&problem, &record.id));
                 }
-                Err(Broken::Stopped | Broken::BrokenOff(_)) if was_cancelled => {
+                Err(Broken::Stopped | Broken::CutShort(_)) if was_cancelled => {
                     record.status = JobStatus::Cancelled;
                 }
                 // The server stops: that is nobody's fault, and the next one goes on.
-                Err(Broken::Stopped | Broken::BrokenOff(_)) => {
+                Err(Broken::Stopped | Broken::CutShort(_)) => {
                     record.status = JobStatus::Queued;
                     record.finished_at = None;
                 }
