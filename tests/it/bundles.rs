@@ -25,7 +25,9 @@ use serde_json::{Value, json};
 use crate::process::{Server, models_dir};
 
 const ADMIN: &str = "admin-key-0123456789";
-const FLAGS: [&str; 4] = ["--expander", "none", "--admin-keys", ADMIN];
+/// However busy the machine is, nobody is told to come back later: an answer that is missing is a failed change-over.
+const FLAGS: [&str; 8] =
+    ["--expander", "none", "--admin-keys", ADMIN, "--max-wait-ms", "60000", "--reserve-ms", "20000"];
 const FIXED: usize = 120;
 
 fn number(name: &str, default: usize) -> usize {

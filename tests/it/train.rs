@@ -108,7 +108,7 @@ async fn a_killed_run_ends_like_another_and_is_served() {
     let flags = ["--encoder", encoder.to_str().unwrap(), "--expander-adapter", adapter.to_str().unwrap()];
     let server = Server::start(&folder.path().join("index"), &flags);
     let (_, info) = server.get("/info").await;
-    assert!(info["bundle"]["expander"]["id"].as_str().unwrap().contains("+adapter@"), "{info}");
+    assert!(info["bundle"]["expander"]["id"].as_str().unwrap().contains("+expander-adapter@"), "{info}");
     let (status, answer) = server.post("/search", body).await;
     assert_eq!((status, &answer["expansion"]["status"]), (200, &json!("applied")), "{answer}");
 }
