@@ -11,6 +11,7 @@ use expandr_models::{
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 /// What answers searches: a language model, an encoder, an index of that encoder's vectors, and the prompt.
 pub struct Bundle {
@@ -35,24 +36,36 @@ pub struct Bundle {
 }
 
 /// What `/info` says about a bundle.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct BundleInfo<'a> {
+    /// Names the combination.
     id: &'a str,
+    /// What people call it.
     name: &'a str,
+    /// What embeds.
     encoder: &'a expandr_models::EncoderInfo,
+    /// What writes passages; null: nothing does.
     expander: Option<&'a expandr_models::ExpanderInfo>,
+    /// What the expander is asked, `{}` being the query.
     prompt: &'a str,
+    /// What decides in mode `auto`; null: `auto` is refused.
     gate: Option<GateInfo<'a>>,
 }
 
 /// What `/info` says about a gate.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct GateInfo<'a> {
+    /// Names the gate.
     id: String,
+    /// The encoder that it was fitted for.
     encoder: &'a str,
+    /// The expander that it was fitted for.
     expander: Option<&'a str>,
+    /// The query's share that it was fitted for.
     query_weight: f64,
+    /// What a predicted gain must be above; null: this gate never expands.
     threshold: Option<f64>,
+    /// What it was fitted on.
     trained_on: &'a TrainedOn,
 }
 

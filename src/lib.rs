@@ -11,6 +11,7 @@
 //! - [`audit`]: who administered the service.
 //! - [`http`]: routes, keys, problems, layers around them.
 //! - [`metrics`]: what is counted and timed.
+//! - [`traces`]: the trace that a request belongs to, across servers.
 //! - [`server`]: loading, listening, shutting down.
 //! - [`cli`]: the commands.
 //! - [`clock`], [`files`]: times as they are written; files that are whole or not there.
@@ -31,3 +32,4 @@ pub mod jobs;
 pub mod metrics;
 pub mod search;
 pub mod server;
+pub mod traces;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::error::{Error, Result};
 
@@ -15,10 +16,11 @@ pub const MAX_METADATA_BYTES: usize = 64 * 1024;
 pub const MAX_METADATA_DEPTH: usize = 16;
 
 /// One document of the corpus.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Document {
     /// The caller's name for it: any non-empty UTF-8 of at most [`MAX_ID_BYTES`]; comes back exactly as given.
+    #[schema(min_length = 1, max_length = 512)]
     pub id: String,
     /// Title; may be empty.
     #[serde(default)]

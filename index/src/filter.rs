@@ -9,6 +9,12 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        ArrayBuilder, ObjectBuilder, OneOfBuilder, Ref, RefOr, Schema, Type, schema::AdditionalProperties,
+    },
+};
 
 use crate::error::shorten;
 use crate::field_value::FieldValue;
@@ -100,6 +106,55 @@ impl Filter {
             Self::Not(part) => json!({ "not": part.to_json() }),
         }
     }
+}
+
+impl PartialSchema for Filter {
+    fn schema() -> RefOr<Schema> {
+        let itself = || RefOr::<Schema>::from(Ref::from_schema_name(Self::name()));
+        let several = |items: RefOr<Schema>| ArrayBuilder::new().items(items).min_items(Some(1)).into();
+        let of_field = |value: RefOr<Schema>| -> RefOr<Schema> {
+            let one_field = ObjectBuilder::new().min_properties(Some(1)).max_properties(Some(1));
+            one_field.additional_properties(Some(AdditionalProperties::RefOr(value))).into()
+        };
+        let operator = |name: &str, operand: RefOr<Schema>| {
+            let object = ObjectBuilder::new().property(name, operand).required(name);
+            object.additional_properties(Some(AdditionalProperties::FreeForm(false)))
+        };
+        OneOfBuilder::new()
+            .item(operator("eq", of_field(scalar(true))))
+            .item(operator("in", of_field(several(scalar(true)))))
+            .item(operator("range", of_field(range())))
+            .item(operator("and", several(itself())))
+            .item(operator("or", several(itself())))
+            .item(operator("not", itself()))
+            .description(Some(
+                "A condition on metadata. A field is a dotted path; of an array one element has to satisfy it.",
+            ))
+            .into()
+    }
+}
+
+impl ToSchema for Filter {}
+
+fn scalar(with_booleans: bool) -> RefOr<Schema> {
+    let text = ObjectBuilder::new().schema_type(Type::String).max_length(Some(MAX_FILTER_STRING_BYTES));
+    let scalars = OneOfBuilder::new().item(text).item(ObjectBuilder::new().schema_type(Type::Number));
+    if with_booleans {
+        return scalars.item(ObjectBuilder::new().schema_type(Type::Boolean)).into();
+    }
+    scalars.into()
+}
+
+fn range() -> RefOr<Schema> {
+    let bounds = ["gte", "gt", "lte", "lt"];
+    let object =
+        bounds.into_iter().fold(ObjectBuilder::new(), |object, name| object.property(name, scalar(false)));
+    object
+        .min_properties(Some(1))
+        .max_properties(Some(2))
+        .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+        .description(Some("At most one bound on each side, both numbers or both strings."))
+        .into()
 }
 
 impl Serialize for Filter {

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::config::IndexConfig;
 use crate::document::Document;
@@ -292,7 +293,7 @@ impl Core {
 }
 
 /// Sizes and health of an [`Index`].
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct IndexStats {
     /// The encoder that the vectors come from.
     pub encoder_id: String,
@@ -317,7 +318,7 @@ pub struct IndexStats {
 }
 
 /// The lexical index of an [`Index`].
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct LexicalStats {
     /// BM25's parameters.
     pub bm25: Bm25,
@@ -338,7 +339,7 @@ pub struct LexicalStats {
 }
 
 /// The graph of an [`Index`].
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct GraphStats {
     /// Live entries.
     pub entries: usize,
@@ -353,7 +354,7 @@ pub struct GraphStats {
 }
 
 /// The graph's file.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct SnapshotStats {
     /// Its size.
     pub bytes: u64,

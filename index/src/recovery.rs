@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 use parking_lot::{Condvar, Mutex, RwLock};
 use roaring::RoaringTreemap;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::config::IndexConfig;
 use crate::error::{Error, Result};
@@ -23,7 +24,7 @@ use crate::vector_index::VectorIndex;
 const SNAPSHOT_NAME: &str = "graph.hnsw";
 
 /// How the graph, or the lexical index, came to be when the index was opened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "from", rename_all = "snake_case")]
 pub enum Recovery {
     /// There was no document and nothing on disk for it.

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::error::{Error, Result};
 use crate::filter::Filter;
@@ -20,7 +21,7 @@ pub const MAX_TOP_K: usize = 1000;
 const FILTERED_WALK_COST: f64 = 48.0;
 
 /// Which way to search.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SearchMode {
     /// Exact for small corpora and selective filters, the graph otherwise.

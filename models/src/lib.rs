@@ -9,6 +9,7 @@
 //! - [`bundle`]: encoder, expander and settings that belong together, as a folder with a manifest.
 //! - [`gate`]: whether expanding a query would help, predicted before anything is generated. Plain arithmetic.
 //! - [`trainable`]: the same architectures with gradients, for training; adapters.
+//! - [`trace`]: whose trace a generation belongs to, for language models on other servers.
 //! - [`weights`]: where checkpoints come from: pulling, verifying, converting, resolving names to folders.
 //! - [`device`]: the choice between CPU, CUDA and Metal.
 //! - `testing`: small deterministic doubles of both seams (feature `testing`).
@@ -24,6 +25,7 @@ mod folder;
 pub mod gate;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod trace;
 pub mod trainable;
 pub mod weights;
 
@@ -34,3 +36,4 @@ pub use expander::{
     Expander, ExpanderInfo, FinishReason, Generation, GenerationRequest, GenerationStream, Sampling,
     StreamEvent,
 };
+pub use trace::TraceContext;

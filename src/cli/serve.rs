@@ -11,6 +11,13 @@ pub(super) struct ServeArgs {
     options: ServeOptions,
 }
 
+impl ServeArgs {
+    /// The collector of traces.
+    pub(super) fn otlp_endpoint(&self) -> Option<&str> {
+        self.options.traces.otlp_endpoint.as_deref()
+    }
+}
+
 pub(super) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let stop = stop_on_signals()?;
     serve(args.options, stop, |address, state| {

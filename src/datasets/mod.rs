@@ -18,6 +18,7 @@ use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWriteExt, BufWriter};
+use utoipa::ToSchema;
 
 use self::upload::{Checked, Checker};
 use crate::{
@@ -29,7 +30,7 @@ use crate::{
 const NAME_BYTES: usize = 64;
 
 /// What is known of a dataset.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Dataset {
     /// Its name.
     pub name: String,
@@ -41,6 +42,7 @@ pub struct Dataset {
     pub sha256: String,
     /// When it was uploaded.
     #[serde(with = "crate::clock::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub created_at: DateTime<Utc>,
 }
 

@@ -3,6 +3,7 @@
 use expandr_index::Document;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::http::problem::FieldError;
 
@@ -19,11 +20,12 @@ pub struct DocumentLimits {
 }
 
 /// A document as a client sends it. `_id` is BEIR's name of `id`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DocumentInput {
     /// Its id; comes back exactly as given.
     #[serde(alias = "_id")]
+    #[schema(min_length = 1, max_length = 512)]
     pub id: String,
     /// Its title.
     pub title: Option<String>,

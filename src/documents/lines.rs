@@ -5,6 +5,7 @@ use futures::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncRead;
 use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+use utoipa::ToSchema;
 
 use super::{BATCH, DocumentInput, DocumentLimits, store};
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
 const LISTED_ERRORS: usize = 100;
 
 /// A line that could not be stored.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct LineError {
     /// Its number, from 1.
     pub line: usize,
@@ -30,7 +31,7 @@ pub struct LineError {
 }
 
 /// What became of a bulk request.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct BulkReport {
     /// Lines read, blank ones not counted.
     pub received: usize,

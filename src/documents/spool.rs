@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{io::AsyncWriteExt, sync::Notify};
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{BulkReport, DocumentLimits, ingest_lines};
@@ -28,7 +29,7 @@ use crate::{
 const SUFFIX: &str = "ndjson";
 
 /// What `/info` says about queued bodies.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub struct SpoolProgress {
     /// Bodies that wait, the one in work included.
     pub queued: usize,
@@ -41,7 +42,7 @@ pub struct SpoolProgress {
 }
 
 /// A body that was ingested.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct FinishedSpool {
     /// The id that the 202 gave.
     pub id: String,

@@ -22,6 +22,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 pub use event::{Event, Kind, Selection};
 pub use pairs::PairCounts;
@@ -71,12 +72,14 @@ pub struct Feedback {
 }
 
 /// Feedback as a client sends it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GivenFeedback {
     /// The id of the search's answer; of a batch's, that of the single answer.
+    #[schema(min_length = 1, max_length = 512)]
     pub request_id: String,
     /// The document.
+    #[schema(min_length = 1, max_length = 512)]
     pub document_id: String,
     /// What the user did.
     pub kind: Kind,
@@ -98,7 +101,8 @@ impl GivenFeedback {
 }
 
 /// What a deletion did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = DeletedFeedback)]
 pub struct Deleted {
     /// Events that are gone.
     pub deleted: usize,
@@ -107,7 +111,7 @@ pub struct Deleted {
 }
 
 /// What `/info` says about feedback.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct FeedbackInfo {
     /// Whether it is taken.
     pub on: bool,

@@ -11,8 +11,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::StreamExt;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     AppState,
@@ -187,9 +188,12 @@ fn parameters(uri: &Uri) -> Value {
 }
 
 /// How many entries.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct LastParameters {
+    /// At most so many; default 100.
+    #[param(minimum = 1, maximum = 1000)]
     #[serde(default = "hundred")]
     limit: usize,
 }
@@ -198,11 +202,18 @@ fn hundred() -> usize {
     100
 }
 
+/// Lines of the audit.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AuditAnswer {
+    /// Newest first.
+    entries: Vec<Entry>,
+}
+
 /// The last entries, newest first.
 pub(super) async fn last(
     State(state): State<Arc<AppState>>,
     parameters: Result<Query<LastParameters>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<AuditAnswer>, Problem> {
     let Query(parameters) = parameters.map_err(|error| Problem::field("", error.body_text()))?;
     if !(1..=MOST_ENTRIES).contains(&parameters.limit) {
         return Err(Problem::field(
@@ -216,5 +227,5 @@ pub(super) async fn last(
         .map_err(std::io::Error::other)
         .and_then(|entries| entries)
         .map_err(|error| Problem::new(Code::Internal, format!("the audit can't be read: {error}")))?;
-    Ok(Json(json!({ "entries": entries })))
+    Ok(Json(AuditAnswer { entries }))
 }

@@ -10,8 +10,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
+use utoipa::ToSchema;
 
 use super::{
     AppState,
@@ -21,13 +21,17 @@ use super::{
 };
 use crate::datasets::Dataset;
 
-#[derive(Debug, Serialize)]
-struct PutAnswer {
+/// A stored dataset.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = StoredDataset)]
+pub(super) struct PutAnswer {
     #[serde(flatten)]
     dataset: Dataset,
     /// Whether there was one of this name before.
     replaced: bool,
+    /// Wall time in milliseconds.
     took_ms: f64,
+    /// Names this request in logs.
     request_id: String,
 }
 
@@ -53,8 +57,15 @@ pub(super) async fn put(
     Ok((status, Json(answer)).into_response())
 }
 
-pub(super) async fn list(State(state): State<Arc<AppState>>) -> Json<Value> {
-    Json(json!({ "datasets": state.datasets.list() }))
+/// All datasets.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DatasetList {
+    /// By name.
+    datasets: Vec<Dataset>,
+}
+
+pub(super) async fn list(State(state): State<Arc<AppState>>) -> Json<DatasetList> {
+    Json(DatasetList { datasets: state.datasets.list() })
 }
 
 /// What is known of a dataset, or its lines for a client that accepts `application/x-ndjson`.

@@ -6,13 +6,14 @@ use axum::{
     Extension, Json,
     body::Body,
     extract::{Path, Query, Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use expandr_index::Document;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use tokio_util::io::StreamReader;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     AppState,
@@ -24,18 +25,26 @@ use super::{
 use crate::documents::{BulkReport, DocumentInput, delete as delete_document, ingest_lines, store};
 
 /// Documents to store.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = PutDocuments)]
 pub(super) struct PutRequest {
+    /// Documents to store; one whose id is known replaces the old one.
+    #[schema(min_items = 1, max_items = 1000)]
     documents: Vec<DocumentInput>,
 }
 
 /// What became of them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WrittenDocuments)]
 pub(super) struct WriteAnswer {
+    /// Documents that are new.
     created: usize,
+    /// Documents that replaced one of the same id.
     updated: usize,
+    /// Wall time in milliseconds.
     took_ms: f64,
+    /// Names this request in logs.
     request_id: String,
 }
 
@@ -74,8 +83,9 @@ pub(super) async fn put(
 }
 
 /// Parameters of a bulk request.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct BulkParameters {
     /// `false`: answer 202 as soon as the body is durable, ingest later.
     #[serde(default = "yes")]
@@ -86,19 +96,28 @@ fn yes() -> bool {
     true
 }
 
-#[derive(Debug, Serialize)]
-struct BulkAnswer {
+/// What became of a bulk request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct BulkAnswer {
     #[serde(flatten)]
     report: BulkReport,
+    /// Wall time in milliseconds.
     took_ms: f64,
+    /// Names this request in logs.
     request_id: String,
 }
 
-#[derive(Debug, Serialize)]
-struct QueuedAnswer {
+/// A body that is safe on disk and will be ingested.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = QueuedBody)]
+pub(super) struct QueuedAnswer {
+    /// Names the body under `ingest` in `/info`.
     id: String,
+    /// `queued`.
     status: &'static str,
+    /// Where to look.
     progress: &'static str,
+    /// Names this request in logs.
     request_id: String,
 }
 
@@ -179,9 +198,16 @@ fn no_document(id: &str) -> Problem {
     Problem::new(Code::NotFound, format!("there is no document `{id}`"))
 }
 
+/// What became of a snapshot.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SnapshotAnswer {
+    /// `written`.
+    status: &'static str,
+}
+
 /// Writes the HNSW snapshot now.
-pub(super) async fn snapshot(State(state): State<Arc<AppState>>) -> Result<Response, Problem> {
+pub(super) async fn snapshot(State(state): State<Arc<AppState>>) -> Result<Json<SnapshotAnswer>, Problem> {
     let index = state.service.bundle().index.clone();
     crate::search::blocking(move || index.snapshot()).await?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], r#"{"status":"written"}"#).into_response())
+    Ok(Json(SnapshotAnswer { status: "written" }))
 }

@@ -11,10 +11,10 @@ use axum::{
 };
 use chrono::NaiveDate;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     AppState,
@@ -29,6 +29,15 @@ use crate::{
 
 /// Longest request id and document id in bytes.
 const ID_BYTES: usize = 512;
+
+/// Feedback that is durable.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct KeptFeedback {
+    /// `kept`.
+    status: &'static str,
+    /// Names this request in logs.
+    request_id: String,
+}
 
 /// Keeps a piece of feedback; the 201 means that it is durable.
 pub(super) async fn give(
@@ -51,7 +60,7 @@ pub(super) async fn give(
     let _permit = state.feedback.admit()?;
     let (feedback, index) = (state.feedback.clone(), state.service.bundle().index.clone());
     blocking(move || feedback.record(&index, &given)).await?;
-    let answer = json!({"status": "kept", "request_id": &*context.id});
+    let answer = KeptFeedback { status: "kept", request_id: context.id.to_string() };
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
@@ -77,11 +86,15 @@ async fn open_day(feedback: Arc<Feedback>, day: NaiveDate) -> std::io::Result<Op
 }
 
 /// Which events to delete.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct DeleteParameters {
+    /// Events given before this date or RFC 3339 time.
     before: Option<String>,
+    /// Events about this document.
     document_id: Option<String>,
+    /// Events of this query.
     query: Option<String>,
 }
 

@@ -13,15 +13,16 @@ use axum::{
     routing::{get, post},
 };
 use futures::{Stream, stream};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     AppState,
     body::JsonBody,
     problem::{Code, Problem},
 };
-use crate::jobs::{Follower, JobRecord, JobStatus, Jobs, LoggedEvent, request::JobRequest};
+use crate::jobs::{Follower, JobRecord, JobStatus, JobView, Jobs, LoggedEvent, request::JobRequest};
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -84,18 +85,30 @@ fn accepted(record: &JobRecord) -> Response {
 }
 
 /// Which jobs to list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListParameters {
+    /// Only jobs that stand like this.
+    #[param(inline)]
     status: Option<JobStatus>,
+    /// At most so many; default 100.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
+}
+
+/// Some jobs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct JobList<'a> {
+    /// Newest first.
+    jobs: Vec<JobView<'a>>,
 }
 
 /// The jobs, newest first.
 pub(super) async fn list(
     State(state): State<Arc<AppState>>,
     parameters: Result<Query<ListParameters>, QueryRejection>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let Query(parameters) = parameters.map_err(|error| {
         let wanted =
             "`status` takes queued, running, succeeded, failed, cancelled or interrupted, `limit` a number";
@@ -107,8 +120,8 @@ pub(super) async fn list(
         return Err(Problem::new(Code::InvalidRequest, detail));
     }
     let records = jobs(&state)?.list(parameters.status, limit);
-    let views: Vec<_> = records.iter().map(JobRecord::view).collect();
-    Ok(Json(json!({ "jobs": views })))
+    let views = records.iter().map(JobRecord::view).collect();
+    Ok(Json(JobList { jobs: views }).into_response())
 }
 
 /// One job.

@@ -4,18 +4,20 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tracing::Instrument;
+use tracing::{Instrument, Span, field::Empty};
 use uuid::Uuid;
 
 use super::{
     AppState,
     auth::Role,
+    body::too_large,
     problem::{Code, Problem},
 };
+use crate::traces;
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -37,14 +39,19 @@ pub(super) async fn observe(
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("(none)", MatchedPath::as_str).to_owned();
     request.extensions_mut().insert(RequestContext { id: id.clone(), started });
-    let span = tracing::info_span!("request", request_id = %id, %method, route);
+    let quiet = matches!(route.as_str(), "/livez" | "/readyz" | "/health" | "/metrics");
+    let span = request_span(&id, &method, &route, request.headers(), quiet);
     let mut response = next.run(request).instrument(span.clone()).await;
+    // A 405 says what the route takes; writing the problem anew must not lose that.
+    let allow = response.headers_mut().remove(header::ALLOW);
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         response = problem.into_response_with(&id);
     } else if response.status().is_client_error() && !is_json(&response) {
         // A rejection of the framework itself, such as a path that isn't UTF-8.
-        response =
-            Problem::new(Code::InvalidRequest, "the request could not be read").into_response_with(&id);
+        response = rejected(response.status()).into_response_with(&id);
+    }
+    if let Some(allow) = allow {
+        response.headers_mut().insert(header::ALLOW, allow);
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID.clone(), value);
@@ -53,7 +60,6 @@ pub(super) async fn observe(
     let took = started.elapsed();
     state.service.metrics().observe_http(method.as_str(), &route, status, took);
     let took_ms = took.as_secs_f64() * 1000.0;
-    let quiet = matches!(route.as_str(), "/livez" | "/readyz" | "/health" | "/metrics");
     span.in_scope(|| {
         if quiet {
             tracing::debug!(status, took_ms, "answered");
@@ -61,7 +67,30 @@ pub(super) async fn observe(
             tracing::info!(status, took_ms, "answered");
         }
     });
+    span.record(traces::export::STATUS, status);
     response
+}
+
+/// The request's span, in its caller's trace.
+fn request_span(id: &str, method: &Method, route: &str, headers: &HeaderMap, quiet: bool) -> Span {
+    let span = tracing::info_span!("request", request_id = %id, %method, route, trace_id = Empty, http_status = Empty);
+    traces::go_on(&span, headers);
+    if quiet {
+        traces::leave_out(&span);
+    }
+    if let Some(place) = traces::of(&span).filter(|place| place.is_sampled) {
+        span.record("trace_id", format!("{:032x}", place.trace_id));
+    }
+    span
+}
+
+fn rejected(status: StatusCode) -> Problem {
+    if status == StatusCode::PAYLOAD_TOO_LARGE {
+        return too_large();
+    }
+    let detail =
+        "the request could not be read; its path must be percent-encoded UTF-8, its body must be complete";
+    Problem::new(Code::InvalidRequest, detail)
 }
 
 fn is_json(response: &Response) -> bool {

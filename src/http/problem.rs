@@ -5,9 +5,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// One thing that is wrong with a request's body or parameters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
     /// JSON pointer (RFC 6901) of the value in question; empty for the whole body.
     pub pointer: String,
@@ -16,8 +17,9 @@ pub struct FieldError {
 }
 
 /// What kind of problem: the stable, machine-readable `code` of an answer. Each has one HTTP status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = ProblemCode)]
 pub enum Code {
     /// The body isn't JSON.
     MalformedJson,
@@ -50,6 +52,30 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them, in the order of their statuses.
+    pub(super) const ALL: [Self; 14] = [
+        Self::MalformedJson,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Conflict,
+        Self::BodyTooLarge,
+        Self::UnsupportedMediaType,
+        Self::InvalidRequest,
+        Self::Overloaded,
+        Self::Internal,
+        Self::ExpansionFailed,
+        Self::Unavailable,
+        Self::DeadlineExceeded,
+    ];
+
+    /// Its name on the wire.
+    pub(super) fn name(self) -> String {
+        let name = serde_json::to_value(self).ok();
+        name.as_ref().and_then(|name| name.as_str()).unwrap_or("internal").to_owned()
+    }
+
     /// The HTTP status that goes with the code.
     pub fn status(self) -> StatusCode {
         match self {
@@ -69,7 +95,7 @@ impl Code {
         }
     }
 
-    fn title(self) -> &'static str {
+    pub(super) fn title(self) -> &'static str {
         match self {
             Self::MalformedJson => "the body is not valid JSON",
             Self::InvalidRequest => "the request is not valid",
@@ -103,15 +129,24 @@ pub struct Problem {
 }
 
 /// The wire form of a [`Problem`].
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
 pub struct ProblemBody<'a> {
+    /// `urn:expandr:problem:` and the code.
     r#type: String,
+    /// What kind of problem, for people.
     title: &'static str,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
     status: u16,
+    /// What kind of problem, for programs.
     code: Code,
+    /// What happened to this request, and the remedy.
     detail: &'a str,
+    /// Everything that is wrong with the request; absent where there is nothing to point at.
     #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
     errors: &'a [FieldError],
+    /// Names this request in logs.
     request_id: &'a str,
 }
 
@@ -151,10 +186,8 @@ impl Problem {
 
     /// The wire form.
     pub fn body<'a>(&'a self, request_id: &'a str) -> ProblemBody<'a> {
-        let code = serde_json::to_value(self.code).ok();
-        let name = code.as_ref().and_then(|c| c.as_str()).unwrap_or("internal");
         ProblemBody {
-            r#type: format!("urn:expandr:problem:{name}"),
+            r#type: format!("urn:expandr:problem:{}", self.code.name()),
             title: self.code.title(),
             status: self.code.status().as_u16(),
             code: self.code,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::{evaluation::PlannedCollection, request::JobRequest};
 use crate::clock;
@@ -12,7 +13,7 @@ pub(super) fn now() -> String {
 }
 
 /// How a job stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobStatus {
     /// It waits for its turn.
@@ -54,7 +55,8 @@ impl JobStatus {
 }
 
 /// How far the stage at hand is, and what the trainers have shown so far.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = JobProgress)]
 pub struct Progress {
     /// What is counted: queries, steps, documents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -203,18 +205,33 @@ impl JobRecord {
 }
 
 /// A job on the wire.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Job)]
 pub struct JobView<'a> {
+    /// Its name.
     id: &'a str,
+    /// Of the request.
     kind: &'static str,
+    /// How it stands.
     status: JobStatus,
+    /// What it is at.
     stage: Option<&'a str>,
+    /// How far that is.
     progress: &'a Progress,
+    /// How often it was begun.
     attempts: u32,
+    /// RFC 3339.
     created_at: &'a str,
+    /// Of the first attempt.
     started_at: Option<&'a str>,
+    /// Of the last end.
     finished_at: Option<&'a str>,
+    /// What was asked for.
     request: &'a JobRequest,
+    /// What came of it; its form depends on the kind.
+    #[schema(value_type = Option<Value>)]
     result: Option<&'a Value>,
+    /// Why nothing did: a problem.
+    #[schema(value_type = Option<Value>)]
     problem: Option<&'a Value>,
 }

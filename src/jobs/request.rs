@@ -3,14 +3,18 @@
 use expandr_evaluation::Metric;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
-use crate::http::{
-    body::from_value,
-    problem::{FieldError, Problem},
+use crate::{
+    http::{
+        body::from_value,
+        problem::{FieldError, Problem},
+    },
+    search::request::ExpansionChoice,
 };
 
 /// A job's work.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum JobRequest {
     /// Train, package, import, evaluate against the live bundle, decide, and activate or not.
@@ -26,8 +30,9 @@ pub enum JobRequest {
 }
 
 /// A retraining.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schema(as = RetrainJob)]
 pub struct Retrain {
     /// A recipe of `--recipes-dir`, without `.toml`.
     pub recipe: Option<String>,
@@ -42,6 +47,7 @@ pub struct Retrain {
     /// Training pairs besides the recipe's sources, or instead of them.
     pub pairs: Pairs,
     /// The new bundle's name; default: the recipe's with the job's id.
+    #[schema(min_length = 1, max_length = 100)]
     pub name: Option<String>,
     /// On what the new bundle is evaluated; none takes the recipe's evaluation collections.
     pub evaluate: Option<EvaluateOn>,
@@ -50,8 +56,9 @@ pub struct Retrain {
 }
 
 /// Where training pairs come from.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schema(as = TrainingPairs)]
 pub struct Pairs {
     /// Names of uploaded datasets.
     pub datasets: Vec<String>,
@@ -62,7 +69,7 @@ pub struct Pairs {
 }
 
 /// Collections and how they are asked.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluateOn {
     /// Folders of `--data-dir` in BEIR's layout, by their paths in it.
@@ -70,13 +77,15 @@ pub struct EvaluateOn {
     /// Which judgments; none: `test`, or `dev` where a collection is scored on that.
     pub split: Option<String>,
     /// At most so many queries a collection, always the same ones.
+    #[schema(minimum = 1)]
     pub max_queries: Option<usize>,
     /// The `expansion` member of every search; none leaves it to each bundle.
+    #[schema(value_type = Option<ExpansionChoice>)]
     pub expansion: Option<Value>,
 }
 
 /// When a new bundle becomes active.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Promotion {
     /// The rule.
@@ -86,8 +95,10 @@ pub struct Promotion {
     /// The collections that decide; none: all that are evaluated.
     pub collections: Option<Vec<String>>,
     /// Level of the two-sided paired permutation test.
+    #[schema(exclusive_minimum = 0, exclusive_maximum = 1)]
     pub alpha: f64,
     /// No collection's mean may fall by more.
+    #[schema(minimum = 0, maximum = 1)]
     pub max_regression: f64,
 }
 
@@ -104,8 +115,9 @@ impl Default for Promotion {
 }
 
 /// A rule of promotion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = PromotionRule)]
 pub enum When {
     /// The mean is significantly above the live bundle's, and no collection falls by more than is allowed.
     Significant,
@@ -125,18 +137,21 @@ impl When {
 }
 
 /// Nothing to say about it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ReindexJob)]
 pub struct Reindex {}
 
 /// Nothing to say about it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = SnapshotJob)]
 pub struct Snapshot {}
 
 /// Something that was made elsewhere.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ImportJob)]
 pub struct Import {
     /// Its folder on the server's disk, in `--data-dir` or `--models-dir`; relative ones are in `--data-dir`.
     pub path: String,
@@ -144,6 +159,7 @@ pub struct Import {
     pub what: Imported,
     /// The new bundle's name.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 100)]
     pub name: Option<String>,
     /// Make it active.
     #[serde(default)]
@@ -151,8 +167,9 @@ pub struct Import {
 }
 
 /// What is imported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = ImportedKind)]
 pub enum Imported {
     /// A bundle folder.
     Bundle,
@@ -167,8 +184,9 @@ pub enum Imported {
 }
 
 /// An evaluation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = EvaluateJob)]
 pub struct Evaluate {
     /// The bundle; none: the active one.
     #[serde(default)]
@@ -183,9 +201,11 @@ pub struct Evaluate {
     pub split: Option<String>,
     /// As in a retraining.
     #[serde(default)]
+    #[schema(minimum = 1)]
     pub max_queries: Option<usize>,
     /// As in a retraining.
     #[serde(default)]
+    #[schema(value_type = Option<ExpansionChoice>)]
     pub expansion: Option<Value>,
     /// What is compared.
     #[serde(default = "ndcg_10")]

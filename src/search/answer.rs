@@ -4,11 +4,15 @@ use expandr_index::How;
 use expandr_models::gate::Decision;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
 
 use super::{request::Ranking, timings::Timings};
 
 /// How the expansion of a search came about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ExpansionStatus {
     /// Written for this request (or for an identical one in flight).
@@ -40,7 +44,7 @@ impl ExpansionStatus {
 }
 
 /// Why the raw hits answer a search that would be expanded: by the gate's decision, or because something failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RawReason {
     /// The budget ended before enough text was there, or before it was embedded.
@@ -69,7 +73,7 @@ impl RawReason {
 }
 
 /// What became of the expansion.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ExpansionReport {
     /// How it came about.
     pub status: ExpansionStatus,
@@ -118,7 +122,7 @@ impl ExpansionReport {
 }
 
 /// How a hit was found (`explain: true`).
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct HitExplanation {
     /// What its vector says; none when no vector was searched with.
     #[serde(flatten)]
@@ -126,14 +130,16 @@ pub struct HitExplanation {
     /// Where the ranking by vectors had it; null when that had it not among the hits that were fused; absent when there was
     /// no such ranking.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Place>)]
     pub dense: Option<Option<Place>>,
     /// Where the ranking by words had it; null and absent as with `dense`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Place>)]
     pub lexical: Option<Option<Place>>,
 }
 
 /// What a hit's vector says about it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct VectorExplanation {
     /// Cosine of the document with the query.
     pub query_cosine: f32,
@@ -145,7 +151,7 @@ pub struct VectorExplanation {
 }
 
 /// A place in one ranking.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Place {
     /// From 1.
     pub rank: usize,
@@ -154,7 +160,7 @@ pub struct Place {
 }
 
 /// What a hit says of its document (`include_text: true`).
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct HitDocument {
     /// The document's title.
     pub title: String,
@@ -165,7 +171,7 @@ pub struct HitDocument {
 }
 
 /// One found document.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct SearchHit {
     /// Position in the answer, from 1.
     pub rank: usize,
@@ -191,6 +197,20 @@ pub struct Searched {
     pub lexical: bool,
 }
 
+impl PartialSchema for Searched {
+    fn schema() -> RefOr<Schema> {
+        let dense = ["exact", "hnsw", "filtered_exact", "filtered_hnsw"];
+        let names = dense.iter().flat_map(|way| [(*way).to_owned(), format!("{way}+lexical")]);
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(names.chain(["lexical".to_owned()])))
+            .description(Some("Which way the index searched."))
+            .into()
+    }
+}
+
+impl ToSchema for Searched {}
+
 impl Serialize for Searched {
     /// `exact`, `lexical`, `hnsw+lexical`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -206,7 +226,7 @@ impl Serialize for Searched {
 }
 
 /// A whole answer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct SearchAnswer {
     /// Names this request in logs.
     pub request_id: String,

@@ -4,10 +4,11 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Wall time of each stage in milliseconds; 0 for a stage that did not run. `encode_query` and `search_raw`, `expansion`, and
 /// `search_lexical` run side by side; the others follow one another.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct Timings {
     /// Embedding the query, queue included.
     pub encode_query_ms: f64,

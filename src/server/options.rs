@@ -313,6 +313,16 @@ impl std::fmt::Debug for Limits {
     }
 }
 
+/// Where traces go.
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+#[command(next_help_heading = "Traces")]
+pub struct Traces {
+    /// Base URL of a collector that takes OTLP over HTTP, e.g. http://localhost:4318: the spans of requests go there, as JSON
+    /// [default: nothing is exported; `traceparent` is passed on to a remote language model all the same]
+    #[arg(long, env = "EXPANDR_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+}
+
 /// Everything that `expandr serve` takes.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct ServeOptions {
@@ -337,6 +347,9 @@ pub struct ServeOptions {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub operations: OperationOptions,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub traces: Traces,
 }
 
 /// A device as the flag writes it.

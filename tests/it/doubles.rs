@@ -11,7 +11,7 @@ use expandr::bundles::{Configured, ConfiguredModels, LoadModels};
 use expandr_models::{
     Encoder, Error, Expander,
     bundle::{EncoderPart, ExpanderPart, Ids, Manifest},
-    testing::{HashEncoder, ScriptedExpander},
+    testing::HashEncoder,
 };
 use parking_lot::Mutex;
 
@@ -23,11 +23,11 @@ pub(crate) const EXPANDER: &str = "scripted";
 #[derive(Default)]
 pub(crate) struct DoubleModels {
     encoders: Mutex<HashMap<String, Arc<HashEncoder>>>,
-    expanders: Mutex<HashMap<String, Arc<ScriptedExpander>>>,
+    expanders: Mutex<HashMap<String, Arc<dyn Expander>>>,
 }
 
 impl DoubleModels {
-    pub(crate) fn with(encoder: Arc<HashEncoder>, expander: Arc<ScriptedExpander>) -> Arc<Self> {
+    pub(crate) fn with(encoder: Arc<HashEncoder>, expander: Arc<dyn Expander>) -> Arc<Self> {
         let models = Self::default();
         models.add(ENCODER, encoder);
         models.expanders.lock().insert(EXPANDER.into(), expander);
@@ -63,7 +63,7 @@ impl LoadModels for DoubleModels {
         manifest: &Manifest,
     ) -> anyhow::Result<Option<Arc<dyn Expander>>> {
         let expanders = self.expanders.lock();
-        Ok(manifest.expander.as_ref().map(|part| expanders[&part.model].clone() as Arc<dyn Expander>))
+        Ok(manifest.expander.as_ref().map(|part| expanders[&part.model].clone()))
     }
 }
 

@@ -2,9 +2,10 @@
 //! with lengths that are not rounded.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The two parameters of BM25.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Bm25 {
     /// How much further occurrences of a term add: 0 = nothing.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::FORMAT;
 use crate::expander::{PromptTemplate, Q2D};
@@ -12,8 +13,9 @@ use crate::expander::{PromptTemplate, Q2D};
 const LONGEST_NAME: usize = 128;
 
 /// What `bundle.json` says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = BundleManifest)]
 pub struct Manifest {
     /// The layout of this file: [`FORMAT`].
     pub format: u32,
@@ -56,7 +58,7 @@ pub struct Manifest {
 }
 
 /// The encoder of a bundle.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EncoderPart {
     /// A folder of the bundle, else whatever [`weights::resolve`](crate::weights::resolve) finds by this name.
@@ -67,7 +69,7 @@ pub struct EncoderPart {
 }
 
 /// The language model of a bundle.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExpanderPart {
     /// A folder of the bundle, the base URL of an OpenAI-compatible server, else whatever
@@ -89,7 +91,7 @@ impl ExpanderPart {
 }
 
 /// Whether to expand when a request doesn't say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ExpansionDefault {
     /// Expand.
@@ -101,8 +103,9 @@ pub enum ExpansionDefault {
 }
 
 /// What a search gets that doesn't say; what is none here is left to others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = BundleDefaults)]
 pub struct Defaults {
     /// Whether to expand.
     #[serde(default)]
@@ -136,8 +139,9 @@ impl Defaults {
 }
 
 /// What encoder and expander were when the bundle was registered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ModelIds)]
 pub struct Ids {
     /// [`EncoderInfo::id`](crate::EncoderInfo::id).
     pub encoder: String,

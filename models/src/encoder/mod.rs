@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::Result;
 
@@ -51,7 +52,7 @@ pub enum Priority {
 }
 
 /// How the hidden states of a text become one vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Pooling {
     /// The mean over all tokens, special tokens included (sentence-transformers' `mean`).
@@ -61,7 +62,7 @@ pub enum Pooling {
 }
 
 /// What an encoder says about itself.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct EncoderInfo {
     /// Names the weights and everything that changes vectors: `<folder name>@<first 12 hex digits of a sha256>`
     /// over weights, tokenizer, pooling, normalisation, prefixes and maximum length. Vectors of different ids

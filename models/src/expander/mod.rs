@@ -15,6 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::Serialize;
 use tokio::{sync::mpsc, time::Instant};
+use utoipa::ToSchema;
 
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use self::gate::{Gate, Place};
@@ -79,7 +80,7 @@ pub enum StreamEvent {
 }
 
 /// What an expander says about itself.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ExpanderInfo {
     /// `mistralrs`, `openai` or `double`.
     pub engine: &'static str,

@@ -17,7 +17,7 @@ use super::{
     gate::{Gate, Place},
     sse::SseParser,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, TraceContext};
 
 const ENGINE: &str = "openai expander";
 /// How much of an error answer is read.
@@ -155,6 +155,12 @@ impl OpenAiExpander {
             self.client.post(self.endpoint.clone()).header(header::ACCEPT, "text/event-stream").json(&body);
         if let Some(key) = &self.api_key {
             call = call.bearer_auth(key);
+        }
+        if let Some(trace) = TraceContext::current() {
+            call = call.header("traceparent", trace.traceparent());
+            if let Some(state) = &trace.state {
+                call = call.header("tracestate", &**state);
+            }
         }
         let answer = tokio::time::timeout(self.idle_timeout, call.send()).await;
         let answer = answer.map_err(|_| self.silent())?;

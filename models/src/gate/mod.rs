@@ -16,6 +16,7 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 pub use self::features::{DEPTH, Features, NAMES};
 pub use self::fit::Row;
@@ -63,7 +64,7 @@ pub struct Gate {
 
 /// What a gate was fitted on, and what it gained there, on queries that the predictions had not seen. Gains are in
 /// nDCG@10 over the raw search, means over all queries.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainedOn {
     /// How many queries.
@@ -82,7 +83,8 @@ pub struct TrainedOn {
 }
 
 /// What a gate says of one query.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = GateDecision)]
 pub struct Decision {
     /// What expanding is expected to gain in nDCG@10.
     pub predicted_gain: f64,
