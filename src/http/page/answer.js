@@ -34,7 +34,9 @@ export function piece({ passage, text }) {
   showTexts(null);
 }
 
+/** Nothing more comes; what there is stays. */
 export function stopped() {
+  if (!rawHits.length && !passages.length) byId("answer").hidden = true;
   byId("expanded-hits").setAttribute("aria-busy", "false");
   badge("", "");
   const pending = document.querySelectorAll("#answer .waiting");

@@ -55,12 +55,14 @@ class Chart {
     this.svg.setAttribute("aria-label", `${this.name}: ${value.toPrecision(4)} at step ${step} of ${this.steps}`);
     this.svg.replaceChildren(
       node("path", { class: "axis", d: `M${LEFT} ${TOP}V${HEIGHT - BOTTOM}H${WIDTH - 8}` }),
-      label(LEFT - 4, y(high) + 4, "end", high.toPrecision(3)), label(LEFT - 4, y(low) + 2, "end", low.toPrecision(3)),
+      label(LEFT - 4, y(high) + 4, "end", short(high)), label(LEFT - 4, y(low) + 2, "end", short(low)),
       label(LEFT, HEIGHT - 6, "start", "0"), label(WIDTH - 8, HEIGHT - 6, "end", `${this.steps} steps`),
       node("polyline", { class: "line", points: line }),
       node("circle", { class: "end", cx: x(step), cy: y(value), r: 2.5 }));
   }
 }
+
+const short = (value) => (Math.abs(value) < 0.01 && value !== 0 ? value.toExponential(1) : value.toPrecision(3));
 
 function node(tag, attributes) {
   const element = document.createElementNS(SVG, tag);

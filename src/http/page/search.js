@@ -23,7 +23,7 @@ async function defaults() {
     const { defaults, limits, bundle } = await call("GET", "/info");
     byId("budget").placeholder = defaults.expansion_timeout_ms;
     byId("max-tokens").placeholder = defaults.expansion_max_tokens;
-    byId("query-weight").placeholder = defaults.query_weight;
+    byId("query-weight").placeholder = defaults.query_weight ?? 0.5;
     byId("expansion").options[0].textContent = `as the server is set up (${defaults.expansion})`;
     byId("ranking").options[0].textContent = `as the server is set up (${defaults.ranking})`;
     byId("top-k").max = limits.top_k;
