@@ -8,6 +8,7 @@ use prometheus::{
 };
 
 use crate::bundle::Bundle;
+use crate::jobs::{JobRecord, JobStatus};
 use crate::search::{
     answer::{ExpansionReport, ExpansionStatus},
     flight::Boarding,
@@ -47,6 +48,7 @@ pub struct Metrics {
     build_info: IntGaugeVec,
     bundle_searches: IntCounterVec,
     activations: IntCounterVec,
+    jobs: IntGaugeVec,
     /// Passages in the cache.
     pub cache_entries: IntGauge,
     /// Bytes in the cache.
@@ -178,10 +180,22 @@ impl Metrics {
                 "Answered searches by the bundle that answered.",
                 &["bundle"],
             )?,
-            activations: counters(
-                "expandr_activations_total",
-                "Activations of bundles by their outcome: done, failed.",
-                &["outcome"],
+            activations: {
+                let metric = counters(
+                    "expandr_activations_total",
+                    "Activations of bundles by their outcome: done, failed.",
+                    &["outcome"],
+                )?;
+                // There from the start: an increase from nothing is none for Prometheus.
+                for outcome in ["done", "failed"] {
+                    metric.with_label_values(&[outcome]);
+                }
+                metric
+            },
+            jobs: gauges(
+                "expandr_jobs",
+                "Admin jobs that are known, by status; none where there is no admin key.",
+                &["status"],
             )?,
             cache_entries: gauge("expandr_expansion_cache_entries", "Passages in the cache.")?,
             cache_bytes: gauge("expandr_expansion_cache_bytes", "Bytes in the cache.")?,
@@ -218,6 +232,15 @@ impl Metrics {
     /// One activation that has ended.
     pub fn count_activation(&self, done: bool) {
         self.activations.with_label_values(&[if done { "done" } else { "failed" }]).inc();
+    }
+
+    /// How many jobs there are in each status.
+    pub fn set_jobs(&self, jobs: &[JobRecord]) {
+        use JobStatus::{Cancelled, Failed, Interrupted, Queued, Running, Succeeded};
+        for status in [Queued, Running, Succeeded, Failed, Cancelled, Interrupted] {
+            let count = jobs.iter().filter(|job| job.status == status).count();
+            self.jobs.with_label_values(&[status.name()]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// One answered HTTP request.
