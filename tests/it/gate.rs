@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::service::{Double, Setup};
 
 /// A gate that expands where the best hit is far, and wants `query_weight` 0.75 then.
-fn gate() -> Gate {
+pub(crate) fn gate() -> Gate {
     let rows: Vec<Row> = (0..100)
         .map(|n| {
             let top1 = n as f32 / 100.0;
@@ -27,8 +27,8 @@ fn gate() -> Gate {
 }
 
 /// A query whose words stand in one document, and one whose words stand in none.
-const NEAR: &str = "blue whales swim in oceans";
-const FAR: &str = "which violin concerto";
+pub(crate) const NEAR: &str = "blue whales swim in oceans";
+pub(crate) const FAR: &str = "which violin concerto";
 
 async fn gated() -> Double {
     Double::filled(Setup { gate: Some(gate()), ..Setup::default() }).await
