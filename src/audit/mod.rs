@@ -13,21 +13,24 @@ use std::{path::Path, sync::Arc, time::Instant};
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 pub use arguments::fingerprint;
 
 use self::{refusals::Refusals, rotating::Rotating};
-use crate::clock;
+use crate::{bundles::Activation, clock, http::problem::Problem};
 
 /// Longest detail of an outcome in bytes.
 const DETAIL_BYTES: usize = 500;
 
 /// One line of the audit.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = AuditEntry)]
 pub struct Entry {
     /// When it began.
     #[serde(with = "crate::clock::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub time: DateTime<Utc>,
     /// Who: a client, or the server itself.
     pub actor: Actor,
@@ -38,6 +41,7 @@ pub struct Entry {
     pub action: String,
     /// With which arguments, bounded, without secrets.
     #[serde(default, skip_serializing_if = "Value::is_null")]
+    #[schema(value_type = Value)]
     pub arguments: Value,
     /// What came of it.
     pub outcome: Outcome,
@@ -63,8 +67,9 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// Who did something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = AuditActor)]
 pub enum Actor {
     /// A client of the HTTP interface.
     Client,
@@ -73,8 +78,9 @@ pub enum Actor {
 }
 
 /// What came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = AuditOutcome)]
 pub enum Outcome {
     /// It was done, or accepted.
     Done,
@@ -123,6 +129,26 @@ impl Audit {
             refusals_left_out: 0,
         };
         write(&self.file, entry);
+    }
+
+    /// Writes down how an activation ended, whose request may have been answered before, or which had none; `active` is the
+    /// bundle that answers now.
+    pub(crate) async fn record_activation(
+        self: &Arc<Self>,
+        ended: &Result<Activation, Problem>,
+        active: String,
+    ) {
+        let (arguments, outcome) = match ended {
+            Ok(activation) => (json!({ "active": activation.active, "previous": activation.previous }), None),
+            Err(problem) => (json!({ "active": active }), Some(problem.detail.clone())),
+        };
+        let audit = self.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            audit.record("bundle.activation_ended", arguments, outcome.as_deref().map_or(Ok(()), Err));
+        });
+        if let Err(error) = written.await {
+            tracing::error!(%error, "the audit of an activation ended early");
+        }
     }
 
     /// Writes down what a client did; `key` is what it gave as its key, which is taken out wherever it occurs. When this

@@ -47,6 +47,7 @@ use std::{
 use expandr_models::bundle::Manifest;
 use parking_lot::Mutex;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 pub use self::{
     activation::Begun,
@@ -65,8 +66,9 @@ use crate::{
 };
 
 /// Where an activation is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = ActivationStage)]
 pub enum Stage {
     /// The bundle's files are compared with their hashes.
     Prove,
@@ -83,7 +85,7 @@ pub enum Stage {
 }
 
 /// How far an activation is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ActivationProgress {
     /// Where it is.
     pub stage: Stage,
@@ -97,7 +99,7 @@ pub struct ActivationProgress {
 pub type OnProgress<'a> = &'a (dyn Fn(ActivationProgress) + Send + Sync);
 
 /// What an activation did.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Activation {
     /// The bundle that answers now.
     pub active: String,
@@ -118,7 +120,8 @@ pub struct Activation {
 }
 
 /// The activation under way.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = ActivationUnderway)]
 pub struct Underway {
     /// The bundle that is to become active.
     pub bundle: String,
@@ -130,7 +133,8 @@ pub struct Underway {
 }
 
 /// How the last activation of this server's life ended.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = EndedActivation)]
 pub struct Ended {
     /// The bundle that was to become active.
     pub bundle: String,
@@ -143,7 +147,7 @@ pub struct Ended {
 }
 
 /// A registered bundle.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct BundleRecord {
     /// Its id.
     pub id: String,
@@ -322,14 +326,16 @@ impl Bundles {
         self.finish(begun, progress).await
     }
 
-    /// Activates the bundle of changed flags, if `open` found that its documents have to be embedded first.
-    pub async fn activate_configured(&self) {
-        let Some(configured) = self.pending.lock().clone() else { return };
+    /// Activates the bundle of changed flags, if `open` found that its documents have to be embedded first; none if not.
+    pub async fn activate_configured(&self) -> Option<Result<Activation, Problem>> {
+        let configured = self.pending.lock().clone()?;
         tracing::info!(bundle = %configured.bundle, "the configuration has changed: its bundle is made active");
-        if let Err(problem) = self.activate(&configured.bundle, &|_| ()).await {
-            let detail = problem.detail;
+        let ended = self.activate(&configured.bundle, &|_| ()).await;
+        if let Err(problem) = &ended {
+            let detail = &problem.detail;
             tracing::error!(bundle = %configured.bundle, detail, "it could not be made active; the old one goes on");
         }
+        Some(ended)
     }
 
     /// Lets no activation end any more and waits for writes under way: call it before the live index is closed.

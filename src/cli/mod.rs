@@ -12,14 +12,22 @@ mod feedback;
 mod ingest;
 mod jobs;
 mod models;
+mod openapi;
+mod reference;
 mod search;
 mod serve;
 mod train;
 
 use std::{io::IsTerminal, process::ExitCode};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+
+use crate::traces::{self, Recorder, export::Courier};
+
+/// How long the end waits for the last spans to be sent.
+const LAST_TRACES: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Online query-expansion retrieval: a language model writes the passage that would answer a query, the embeddings of query and
 /// passage are averaged, and an index is searched with the result (ExpandR).
@@ -62,6 +70,11 @@ enum Command {
     /// What a server runs for an evaluation.
     #[command(hide = true)]
     EvaluateBundles(evaluate_bundles::EvaluateBundlesArgs),
+    /// Print the description of the HTTP interface, docs/openapi.json (OpenAPI 3.1), as it is made of the types.
+    Openapi,
+    /// Print the configuration reference, docs/configuration.md, as it is made of the flags.
+    #[command(hide = true)]
+    Reference,
     /// Start and follow retrainings and other work of a running server.
     Jobs(Box<jobs::JobsArgs>),
     /// List the bundles of a running server, and change which one is served.
@@ -79,10 +92,13 @@ enum Command {
 /// Runs the command line.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = start_logging(&cli) {
-        eprintln!("error: {error:#}");
-        return ExitCode::from(2);
-    }
+    let courier = match start_logging(&cli) {
+        Ok(courier) => courier,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -90,6 +106,8 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let traced = CancellationToken::new();
+    let courier = courier.map(|courier| runtime.spawn(courier.run(traced.clone())));
     let result = runtime.block_on(async {
         match cli.command {
             Command::Serve(args) => serve::run(*args).await,
@@ -99,6 +117,11 @@ pub fn main() -> ExitCode {
             Command::Compare(args) => compare::run(*args).await,
             Command::Train(args) => train::run(*args).await,
             Command::EvaluateBundles(args) => evaluate_bundles::run(args).await,
+            Command::Openapi => openapi::run(),
+            Command::Reference => {
+                print!("{}", reference::markdown(&Cli::command()));
+                Ok(())
+            }
             Command::Jobs(args) => jobs::run(*args).await,
             Command::Bundles(args) => bundles::run(args).await,
             Command::Feedback(args) => feedback::run(args).await,
@@ -107,6 +130,11 @@ pub fn main() -> ExitCode {
             Command::Demo(args) => demo::run(*args).await,
         }
     });
+    traced.cancel();
+    if let Some(courier) = courier {
+        // What the last requests left; a collector that is away is not waited for long.
+        let _ = runtime.block_on(async { tokio::time::timeout(LAST_TRACES, courier).await });
+    }
     // A language model's engine thread may be in the middle of a step; the process need not wait for it.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
     match result {
@@ -124,23 +152,33 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start_logging(cli: &Cli) -> anyhow::Result<()> {
+/// Starts logging, and recording the traces of a server's requests; gives who sends these to a collector, if one is named.
+fn start_logging(cli: &Cli) -> anyhow::Result<Option<Courier>> {
     let quiet = !matches!(cli.command, Command::Serve(_));
     let default = if quiet { "warn" } else { "info,mistralrs_core=warn,mistralrs_quant=warn,tantivy=warn" };
     let log = cli.log.as_deref().unwrap_or(default);
     let filter = EnvFilter::try_new(log)
         .map_err(|error| anyhow::anyhow!("--log `{log}` is not a filter: {error}; use e.g. info"))?;
-    let registry = tracing_subscriber::registry().with(filter);
+    let endpoint = match &cli.command {
+        Command::Serve(args) => args.otlp_endpoint(),
+        _ => None,
+    };
+    let (outbox, courier) = endpoint.map(traces::export::to).transpose()?.unzip();
+    let serves = matches!(cli.command, Command::Serve(_) | Command::Demo(_));
+    let recorder = serves.then(|| Recorder::new(outbox).layer());
+    let registry = tracing_subscriber::registry().with(recorder);
     match cli.log_format {
         LogFormat::Human => {
             let layer = fmt::layer().with_ansi(std::io::stderr().is_terminal());
-            registry.with(layer.with_writer(std::io::stderr).with_target(false)).try_init()?;
+            let layer = layer.with_writer(std::io::stderr).with_target(false);
+            registry.with(layer.with_filter(filter)).try_init()?;
         }
         LogFormat::Json => {
-            registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()?;
+            let layer = fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
+            registry.with(layer.with_filter(filter)).try_init()?;
         }
     }
-    Ok(())
+    Ok(courier)
 }
 
 /// A time for people: `1 min 5 s`.
@@ -165,7 +203,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
         for line in [
             "expandr jobs start retrain --recipe smoke --watch --key 0123456789abcdef",

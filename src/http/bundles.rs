@@ -10,15 +10,15 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     AppState,
     body::{JsonBody, parse},
     problem::{Code, Problem},
 };
-use crate::bundles::Begun;
+use crate::bundles::{Begun, BundleRecord, Bundles, Ended, Underway};
 
 /// How long an activation's request waits for its end when it doesn't say.
 const WAIT_MS: u64 = 10_000;
@@ -32,22 +32,49 @@ pub(super) fn routes() -> Router<Arc<AppState>> {
         .route("/admin/bundles/{id}/activate", post(activate))
 }
 
+/// Which bundle answers, and the change to another.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Changeover {
+    /// The bundle that answers.
+    active: String,
+    /// The one to which a rollback leads.
+    previous: Option<String>,
+    /// The activation under way.
+    activation: Option<Underway>,
+    /// How the last activation ended.
+    last_activation: Option<Ended>,
+}
+
+impl Changeover {
+    /// As it is now.
+    pub(super) fn of(bundles: &Bundles) -> Self {
+        Self {
+            active: bundles.active(),
+            previous: bundles.previous(),
+            activation: bundles.underway(),
+            last_activation: bundles.ended(),
+        }
+    }
+}
+
 /// The registered bundles, and which one answers.
-async fn list(State(state): State<Arc<AppState>>) -> Json<Value> {
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct BundleList {
+    #[serde(flatten)]
+    changeover: Changeover,
+    /// All of them.
+    bundles: Vec<BundleRecord>,
+}
+
+async fn list(State(state): State<Arc<AppState>>) -> Json<BundleList> {
     let bundles = &state.bundles;
-    Json(json!({
-        "active": bundles.active(),
-        "previous": bundles.previous(),
-        "activation": bundles.underway(),
-        "last_activation": bundles.ended(),
-        "bundles": bundles.list(),
-    }))
+    Json(BundleList { changeover: Changeover::of(bundles), bundles: bundles.list() })
 }
 
 /// How long to wait.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Wait {
+pub(super) struct Wait {
     /// Milliseconds until the answer says that the activation goes on.
     wait_ms: Option<u64>,
 }
@@ -81,6 +108,15 @@ async fn rollback(State(state): State<Arc<AppState>>, body: Bytes) -> Result<Res
     answer(&state, wait, state.bundles.begin_rollback()?).await
 }
 
+/// An activation that goes on without its request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct GoesOn {
+    /// The bundle that answers.
+    active: String,
+    /// How far the activation is; null when it has just ended.
+    activation: Option<Underway>,
+}
+
 /// 200 with what was done, or 202 when it takes longer than `wait`: it then goes on, and `/admin/bundles` shows how far it is.
 async fn answer(state: &AppState, wait: Duration, begun: Begun) -> Result<Response, Problem> {
     let bundles = &state.bundles;
@@ -89,16 +125,7 @@ async fn answer(state: &AppState, wait: Duration, begun: Begun) -> Result<Respon
     let task = tokio::spawn(async move {
         let ended = doing.finish(begun, &|_| ()).await;
         // What was answered with 202 ends without its request, so the audit hears of every end here.
-        let (arguments, outcome) = match &ended {
-            Ok(activation) => (json!({ "active": activation.active, "previous": activation.previous }), None),
-            Err(problem) => (json!({ "active": doing.active() }), Some(problem.detail.clone())),
-        };
-        let written = tokio::task::spawn_blocking(move || {
-            audit.record("bundle.activation_ended", arguments, outcome.as_deref().map_or(Ok(()), Err));
-        });
-        if let Err(error) = written.await {
-            tracing::error!(%error, "the audit of an activation ended early");
-        }
+        audit.record_activation(&ended, doing.active()).await;
         ended
     });
     match tokio::time::timeout(wait, task).await {
@@ -111,18 +138,27 @@ async fn answer(state: &AppState, wait: Duration, begun: Begun) -> Result<Respon
             ))
         }
         Err(_elapsed) => {
-            let body = json!({ "active": bundles.active(), "activation": bundles.underway() });
+            let body = GoesOn { active: bundles.active(), activation: bundles.underway() };
             let location = [(header::LOCATION, "/admin/bundles")];
             Ok((StatusCode::ACCEPTED, location, Json(body)).into_response())
         }
     }
 }
 
+/// The bundle of an import.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ImportedBundle {
+    /// Its id.
+    id: String,
+}
+
 /// Where a bundle is, on the server.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct ImportRequest {
+#[schema(as = ImportBundle)]
+pub(super) struct ImportRequest {
     /// Its folder.
+    #[schema(value_type = String)]
     path: PathBuf,
     /// What to call it instead of what its manifest says.
     name: Option<String>,
@@ -139,5 +175,5 @@ async fn import(
     let id =
         imported.map_err(|error| Problem::new(Code::Internal, format!("the import broke: {error}")))??;
     let location = [(header::LOCATION, "/admin/bundles")];
-    Ok((StatusCode::CREATED, location, Json(json!({ "id": id }))).into_response())
+    Ok((StatusCode::CREATED, location, Json(ImportedBundle { id })).into_response())
 }

@@ -6,13 +6,17 @@ pub mod auth;
 pub mod body;
 mod bundles;
 mod datasets;
+mod docs;
 mod documents;
 mod feedback;
 mod info;
 mod jobs;
 mod layers;
+pub mod openapi;
+mod page;
 pub mod problem;
 mod search;
+mod stream;
 
 use std::{
     sync::{
@@ -159,7 +163,10 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/livez", get(info::livez))
         .route("/readyz", get(info::readyz))
         .route("/health", get(info::health))
-        .route("/metrics", get(info::metrics));
+        .route("/metrics", get(info::metrics))
+        .route("/openapi.json", get(openapi::openapi))
+        .route("/docs", get(docs::page))
+        .merge(page::routes());
     let mut routes = read.merge(write).merge(one).merge(open);
     let mut long = bulk;
     if state.keys.has_admin() {

@@ -5,14 +5,24 @@ use std::sync::Arc;
 use axum::{
     Extension, Json,
     extract::State,
-    http::{HeaderName, HeaderValue},
+    http::{HeaderMap, HeaderName, HeaderValue},
     response::{IntoResponse, Response},
 };
 use expandr_models::{Priority, TextKind};
 use futures::future::join_all;
 use serde::{Deserialize, Serialize, Serializer};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{Ref, RefOr, Schema},
+};
 
-use super::{AppState, body::JsonBody, layers::RequestContext, problem::Problem};
+use super::{
+    AppState,
+    body::JsonBody,
+    layers::RequestContext,
+    problem::{Problem, ProblemBody},
+    stream::{self, Admitted},
+};
 use crate::bundle::Bundle;
 use crate::search::{
     ExpandAnswer,
@@ -29,13 +39,18 @@ static BUNDLE: HeaderName = HeaderName::from_static("x-expandr-bundle");
 pub(super) async fn search(
     State(state): State<Arc<AppState>>,
     Extension(context): Extension<RequestContext>,
+    headers: HeaderMap,
     JsonBody(request): JsonBody<SearchRequest>,
 ) -> Result<Response, Problem> {
     let cost = request.cost();
     let query = state.feedback.is_on().then(|| request.query.clone());
     let bundle = state.service.bundle();
     let checked = state.service.check(&bundle, request)?;
-    let _permit = state.service.admit(&bundle, Some(&checked), cost)?;
+    let permit = state.service.admit(&bundle, Some(&checked), cost)?;
+    if stream::is_wanted(&headers) {
+        let admitted = Admitted { state, context, bundle, search: checked, permit, remembered: query };
+        return Ok(stream::respond(admitted));
+    }
     let answer = state.service.search(&bundle, checked, context.started, &context.id).await?;
     if let Some(query) = query {
         state.feedback.remember(&query, &answer);
@@ -49,20 +64,23 @@ pub(super) async fn search(
 }
 
 /// Several searches at once.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BatchRequest {
+    /// As `/search` takes them; `/info` says how many under `limits.batch_searches`.
+    #[schema(min_items = 1)]
     searches: Vec<SearchRequest>,
 }
 
 /// Their answers, in order.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct BatchAnswer {
+    /// In the order of the searches.
     results: Vec<BatchResult>,
 }
 
 /// One search's answer, exactly as `/search` gives it, or its problem.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum BatchResult {
     Answer(Box<SearchAnswer>),
@@ -73,6 +91,19 @@ enum BatchResult {
 struct FailedSearch {
     problem: Problem,
     request_id: String,
+}
+
+impl PartialSchema for FailedSearch {
+    fn schema() -> RefOr<Schema> {
+        Ref::from_schema_name(ProblemBody::name()).into()
+    }
+}
+
+impl ToSchema for FailedSearch {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((ProblemBody::name().into(), ProblemBody::schema()));
+        ProblemBody::schemas(schemas);
+    }
 }
 
 impl Serialize for FailedSearch {
@@ -130,10 +161,13 @@ async fn one_of_batch(
 }
 
 /// A query to expand.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ExpandRequest {
+    /// The query.
+    #[schema(min_length = 1, max_length = 8192, pattern = r"\S")]
     query: String,
+    /// How to expand; neither off nor `auto`. Default: `true`.
     expansion: Option<ExpansionChoice>,
 }
 
@@ -164,15 +198,18 @@ pub(super) async fn expand(
 }
 
 /// `/embed` in the shape of text-embeddings-inference.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EmbedRequest {
+    /// A text or a list of texts; `/info` says how many under `limits.embed_texts`.
     inputs: Inputs,
+    /// Whether vectors are scaled to length 1; default true.
     #[serde(default = "yes")]
     normalize: bool,
     /// Longer texts are always cut at the encoder's maximum length; `false` is refused rather than ignored.
     #[serde(default = "yes")]
     truncate: bool,
+    /// Which of the checkpoint's prefixes stands before each text; default `document`.
     prompt_name: Option<PromptName>,
 }
 
@@ -180,7 +217,7 @@ fn yes() -> bool {
     true
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a text or a list of texts")]
 enum Inputs {
     One(String),
@@ -188,12 +225,17 @@ enum Inputs {
 }
 
 /// Which of the checkpoint's prefixes to use.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum PromptName {
     Query,
     Document,
 }
+
+/// A vector for each text, in order.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(transparent)]
+pub(super) struct Vectors(Vec<Vec<f32>>);
 
 pub(super) async fn embed(
     State(state): State<Arc<AppState>>,
@@ -223,7 +265,7 @@ pub(super) async fn embed(
     if request.normalize {
         vectors.iter_mut().for_each(|vector| normalize(vector));
     }
-    let mut response = Json(vectors).into_response();
+    let mut response = Json(Vectors(vectors)).into_response();
     if let Ok(id) = HeaderValue::from_str(&bundle.id) {
         response.headers_mut().insert(BUNDLE.clone(), id);
     }

@@ -10,6 +10,7 @@ use super::{
     answer::{ExpansionReport, ExpansionStatus, RawReason},
     check::CheckedExpansion,
     flight::{Boarding, FlightKey, Flights, Landing},
+    watch::Watcher,
 };
 use crate::{bundle::Bundle, metrics::Metrics};
 
@@ -39,17 +40,28 @@ enum Outcome {
     Unusable { reason: RawReason, detail: Option<String> },
 }
 
-/// Gets the passages for `query`: those of the request, else from cache or language model until `deadline`.
-pub async fn passages(
-    bundle: &Bundle,
-    flights: &Flights,
-    metrics: &Metrics,
-    query: &str,
-    request: &CheckedExpansion,
-    min_partial_words: usize,
-    deadline: Instant,
-) -> Passages {
+/// What passages are written with.
+pub struct Writing<'a> {
+    /// Whose language model.
+    pub bundle: &'a Bundle,
+    /// The cache, and what is being written already.
+    pub flights: &'a Flights,
+    /// What is counted.
+    pub metrics: &'a Metrics,
+    /// Who hears of the passages as they come.
+    pub watcher: &'a Watcher,
+    /// A passage that the deadline cut is used when it has at least this many words.
+    pub min_partial_words: usize,
+    /// When what is there by then is taken.
+    pub deadline: Instant,
+}
+
+/// Gets the passages for `query`: those of the request, else from cache or language model until the deadline.
+pub async fn passages(writing: &Writing<'_>, query: &str, request: &CheckedExpansion) -> Passages {
     if let Some(texts) = &request.texts {
+        for (passage, text) in texts.iter().enumerate() {
+            writing.watcher.passage(passage).tell(text);
+        }
         let report = ExpansionReport {
             texts: texts.clone(),
             query_weight: request.query_weight,
@@ -57,27 +69,16 @@ pub async fn passages(
         };
         return Passages { report, first_token_ms: 0.0 };
     }
-    let prompt = match bundle.prompt.render(&[&normalize_query(query)]) {
+    let prompt = match writing.bundle.prompt.render(&[&normalize_query(query)]) {
         Ok(prompt) => prompt,
         Err(error) => {
             let outcome = Outcome::Unusable { reason: RawReason::LlmError, detail: Some(error.to_string()) };
             return summarize(vec![outcome], request);
         }
     };
-    let outcomes = join_all((0..request.count).map(|sample| {
-        write_one(
-            bundle,
-            flights,
-            metrics,
-            prompt.clone(),
-            request.sampling,
-            sample,
-            min_partial_words,
-            deadline,
-        )
-    }))
-    .await;
-    summarize(outcomes, request)
+    let samples =
+        (0..request.count).map(|sample| write_one(writing, prompt.clone(), request.sampling, sample));
+    summarize(join_all(samples).await, request)
 }
 
 /// Queries that differ only in white space share a passage.
@@ -85,17 +86,8 @@ fn normalize_query(query: &str) -> String {
     query.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-#[allow(clippy::too_many_arguments)]
-async fn write_one(
-    bundle: &Bundle,
-    flights: &Flights,
-    metrics: &Metrics,
-    prompt: String,
-    mut sampling: Sampling,
-    sample: usize,
-    min_partial_words: usize,
-    deadline: Instant,
-) -> Outcome {
+async fn write_one(writing: &Writing<'_>, prompt: String, mut sampling: Sampling, sample: usize) -> Outcome {
+    let &Writing { bundle, flights, metrics, watcher, min_partial_words, deadline } = writing;
     let Some(expander) = &bundle.expander else {
         let detail =
             "this server runs without a language model; send expansion.texts, or start it with --expander";
@@ -103,7 +95,7 @@ async fn write_one(
     };
     sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(sample as u64));
     let key = FlightKey::new(&bundle.id, prompt, &sampling, sample);
-    let (landing, boarding) = flights.board(key, expander, sampling, deadline).await;
+    let (landing, boarding) = flights.board(key, expander, sampling, deadline, watcher.passage(sample)).await;
     metrics.count_boarding(boarding);
     let (written, cut, cached) = match landing {
         Landing::Cached(written) => (written, false, true),

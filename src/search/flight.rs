@@ -12,7 +12,7 @@ use std::{
 };
 
 use expandr_models::{
-    Error, Expander, FinishReason, GenerationRequest, GenerationStream, Sampling, StreamEvent,
+    Error, Expander, FinishReason, GenerationRequest, GenerationStream, Sampling, StreamEvent, TraceContext,
 };
 use moka::future::Cache;
 use parking_lot::Mutex;
@@ -21,6 +21,11 @@ use tokio::{
     task::AbortHandle,
     time::{Instant, timeout_at},
 };
+
+use tracing::Instrument;
+
+use super::watch::Pieces;
+use crate::traces;
 
 /// What two requests must have in common to share a passage.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -166,19 +171,21 @@ impl Flights {
         }
     }
 
-    /// Gets the passage of `key` from the cache, from a generation under way, or from a new one.
+    /// Gets the passage of `key` from the cache, from a generation under way, or from a new one; `pieces` tells it as it comes.
     pub async fn board(
         &self,
         key: FlightKey,
         expander: &Arc<dyn Expander>,
         sampling: Sampling,
         deadline: Instant,
+        mut pieces: Pieces<'_>,
     ) -> (Landing, Boarding) {
         if let Some(written) = self.cache.get(&key).await {
+            pieces.tell(&written.text);
             return (Landing::Cached(written), Boarding::Hit);
         }
         let (flight, boarding) = self.join_or_start(key, expander, sampling);
-        (wait(&flight, deadline).await, boarding)
+        (wait(&flight, deadline, pieces).await, boarding)
     }
 
     fn join_or_start(
@@ -192,13 +199,17 @@ impl Flights {
             return (flight, Boarding::Joined);
         }
         let (sender, state) = watch::channel(FlightState::default());
-        let task = tokio::spawn(fly(
+        let kind = if expander.info().engine == "openai" { "client" } else { "internal" };
+        let span = tracing::debug_span!("generate", otel.kind = kind);
+        let flight = fly(
             sender,
             expander.clone(),
             GenerationRequest { prompt: key.prompt.clone(), sampling },
             self.cache.clone(),
             key.clone(),
-        ));
+        );
+        // A generation that several searches share is part of the trace that began it.
+        let task = tokio::spawn(TraceContext::scope(traces::of(&span), flight).instrument(span));
         let flight = Arc::new(Flight {
             state,
             task: task.abort_handle(),
@@ -210,9 +221,13 @@ impl Flights {
     }
 }
 
-async fn wait(flight: &Flight, deadline: Instant) -> Landing {
+async fn wait(flight: &Flight, deadline: Instant, mut pieces: Pieces<'_>) -> Landing {
     let mut state = flight.state.clone();
-    let in_time = timeout_at(deadline, state.wait_for(|state| state.outcome.is_some())).await;
+    let landed = state.wait_for(|state| {
+        pieces.tell(&state.written.text);
+        state.outcome.is_some()
+    });
+    let in_time = timeout_at(deadline, landed).await;
     match in_time.map(|waited| waited.map(|landed| (landed.written.clone(), landed.outcome.clone()))) {
         Ok(Ok((written, outcome))) => match outcome {
             Some(Outcome::Overloaded(detail)) => Landing::Overloaded(detail),
@@ -220,7 +235,11 @@ async fn wait(flight: &Flight, deadline: Instant) -> Landing {
             Some(Outcome::Finished) | None => Landing::Finished(written),
         },
         Ok(Err(_closed)) => Landing::Failed("the generation's task ended early".to_owned()),
-        Err(_elapsed) => Landing::Cut(state.borrow().written.clone()),
+        Err(_elapsed) => {
+            let written = state.borrow().written.clone();
+            pieces.tell(&written.text);
+            Landing::Cut(written)
+        }
     }
 }
 

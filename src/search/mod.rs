@@ -14,6 +14,7 @@ mod pipeline;
 mod ranking;
 pub mod request;
 pub mod timings;
+pub mod watch;
 
 pub(crate) use lookup::blocking;
 pub use pipeline::{ExpandAnswer, SearchService, SearchSettings};

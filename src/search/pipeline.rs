@@ -15,6 +15,8 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant as TokioInstant, timeout_at},
 };
+use tracing::{Instrument, debug_span};
+use utoipa::ToSchema;
 
 use super::{
     admission::{Admission, refuse_long_wait},
@@ -23,13 +25,14 @@ use super::{
     check::{CheckedExpansion, CheckedSearch, SearchLimits},
     check_ranking::CheckedRanking,
     defaults::Grounds,
-    expansion::{Passages, passages},
+    expansion::{Passages, Writing, passages},
     failure::{deadline_exceeded, degrade, failed_expansion},
     flight::Flights,
     lookup::{Found, VectorSide, fetch, search_index, search_words},
     ranking::{self, Ranked},
     request::{ExpansionMode, OnFailure, SearchRequest},
     timings::{Timings, milliseconds, timed},
+    watch::{Watched, Watcher},
 };
 use crate::{
     bundle::Bundle,
@@ -67,7 +70,7 @@ pub struct SearchService {
 }
 
 /// The answer of `POST /expand`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ExpandAnswer {
     /// Names this request in logs.
     pub request_id: String,
@@ -161,7 +164,9 @@ impl SearchService {
     }
 
     fn patience(&self, search: &CheckedSearch) -> Duration {
-        let expansion_ms = search.expansion.as_ref().map_or(u64::MAX, |expansion| expansion.timeout_ms);
+        // Passages that came with the request cost the expander no time.
+        let written = search.expansion.as_ref().filter(|expansion| expansion.texts.is_none());
+        let expansion_ms = written.map_or(u64::MAX, |expansion| expansion.timeout_ms);
         let budget = Duration::from_millis(search.timeout_ms.min(expansion_ms));
         (budget / 10).max(self.settings.reserve).min(self.settings.max_wait)
     }
@@ -248,17 +253,36 @@ impl SearchService {
         started: Instant,
         request_id: &str,
     ) -> Result<SearchAnswer, Problem> {
+        self.search_watched(bundle, request, started, request_id, &Watcher::silent()).await
+    }
+
+    /// As [`SearchService::search`], with the same answer; before it `watcher` hears of the raw hits and of the passages.
+    ///
+    /// # Errors
+    /// As [`SearchService::search`].
+    pub async fn search_watched(
+        &self,
+        bundle: &Arc<Bundle>,
+        request: CheckedSearch,
+        started: Instant,
+        request_id: &str,
+        watcher: &Watcher,
+    ) -> Result<SearchAnswer, Problem> {
         let deadline = TokioInstant::from_std(started) + Duration::from_millis(request.timeout_ms);
         let mut timings = Timings::default();
+        let watched = Watched::new(watcher, bundle, &request, started, request_id);
 
         let ranked = match request.ranking {
-            CheckedRanking::Lexical => self.rank_by_words(bundle, &request, deadline, &mut timings).await?,
+            CheckedRanking::Lexical => {
+                self.rank_by_words(bundle, &request, &watched, deadline, &mut timings).await?
+            }
             CheckedRanking::Dense | CheckedRanking::Hybrid(_) => {
-                self.rank_by_vectors(bundle, &request, started, deadline, &mut timings).await?
+                self.rank_by_vectors(bundle, &request, &watched, started, deadline, &mut timings).await?
             }
         };
         let Outcome { ranked, report, searched, vectors, parallel_ms } = ranked;
-        let (hits, ms) = timed(fetch(bundle, &request, ranked, vectors)).await;
+        let (hits, ms) =
+            timed(fetch(bundle, &request, ranked, vectors).instrument(debug_span!("fetch"))).await;
         timings.fetch_ms = ms;
         timings.finish(started.elapsed(), parallel_ms);
         let ranking = request.ranking.kind();
@@ -280,13 +304,19 @@ impl SearchService {
         &self,
         bundle: &Arc<Bundle>,
         request: &CheckedSearch,
+        watched: &Watched<'_>,
         deadline: TokioInstant,
         timings: &mut Timings,
     ) -> Result<Outcome, Problem> {
         let phase_start = Instant::now();
-        let found = timeout_at(deadline, search_words(bundle, request.top_k, request)).await;
+        let found = timeout_at(
+            deadline,
+            search_words(bundle, request.top_k, request).instrument(debug_span!("search_lexical")),
+        )
+        .await;
         let (hits, ms) = found.unwrap_or_else(|_| Err(deadline_exceeded(request.timeout_ms)))?;
         timings.search_lexical_ms = ms;
+        watched.found_by_words(&hits).await?;
         Ok(Outcome {
             ranked: ranking::by_words(hits),
             report: ExpansionReport::without(ExpansionStatus::Disabled),
@@ -301,16 +331,23 @@ impl SearchService {
         &self,
         bundle: &Arc<Bundle>,
         request: &CheckedSearch,
+        watched: &Watched<'_>,
         started: Instant,
         deadline: TokioInstant,
         timings: &mut Timings,
     ) -> Result<Outcome, Problem> {
         let phase_start = Instant::now();
-        let material = self.gather(bundle, request, started, deadline);
+        let material = self.gather(bundle, request, watched, started, deadline);
         let words = async {
             let CheckedRanking::Hybrid(fusion) = request.ranking else { return Ok(None) };
-            let found = timeout_at(deadline, search_words(bundle, fusion.depth, request)).await;
-            Ok(Some((fusion, found.unwrap_or_else(|_| Err(deadline_exceeded(request.timeout_ms)))?)))
+            let found = timeout_at(
+                deadline,
+                search_words(bundle, fusion.depth, request).instrument(debug_span!("search_lexical")),
+            )
+            .await;
+            let words = found.unwrap_or_else(|_| Err(deadline_exceeded(request.timeout_ms)))?;
+            watched.found_by_words(&words.0).await?;
+            Ok(Some((fusion, words)))
         };
         let (Material { raw, written, decision }, words) = tokio::try_join!(material, words)?;
         let parallel_ms = milliseconds(phase_start.elapsed());
@@ -354,17 +391,22 @@ impl SearchService {
         &self,
         bundle: &Arc<Bundle>,
         request: &CheckedSearch,
+        watched: &Watched<'_>,
         started: Instant,
         deadline: TokioInstant,
     ) -> Result<Material, Problem> {
         let raw = async {
             let raw = timeout_at(deadline, self.search_raw(bundle, request)).await;
-            raw.unwrap_or_else(|_| Err(deadline_exceeded(request.timeout_ms)))
+            let raw = raw.unwrap_or_else(|_| Err(deadline_exceeded(request.timeout_ms)))?;
+            watched.found_by_vector(&raw.found, &raw.query_vector).await?;
+            Ok::<_, Problem>(raw)
         };
         let Some(expansion) = &request.expansion else {
             return Ok(Material { raw: raw.await?, written: None, decision: None });
         };
-        let passages = timed(self.write_passages(bundle, &request.query, expansion, started, deadline));
+        let watcher = watched.watcher();
+        let passages =
+            timed(self.write_passages(bundle, &request.query, expansion, watcher, started, deadline));
         let Some(gate) = bundle.gate.as_deref().filter(|_| expansion.gated) else {
             let (raw, written) = tokio::try_join!(raw, async { Ok(passages.await) })?;
             return Ok(Material { raw, written: Some(written), decision: None });
@@ -397,7 +439,8 @@ impl SearchService {
     ) -> Result<ExpandAnswer, Problem> {
         let deadline =
             TokioInstant::from_std(started) + Duration::from_millis(self.settings.limits.timeout_ms);
-        let passages = self.write_passages(bundle, query, expansion, started, deadline).await;
+        let silent = Watcher::silent();
+        let passages = self.write_passages(bundle, query, expansion, &silent, started, deadline).await;
         if expansion.on_failure == OnFailure::Fail && passages.report.status == ExpansionStatus::Degraded {
             return Err(failed_expansion(&passages.report));
         }
@@ -414,24 +457,32 @@ impl SearchService {
         bundle: &Bundle,
         query: &str,
         expansion: &CheckedExpansion,
+        watcher: &Watcher,
         started: Instant,
         deadline: TokioInstant,
     ) -> Passages {
         let own = TokioInstant::from_std(started) + Duration::from_millis(expansion.timeout_ms);
         let latest = deadline.checked_sub(self.settings.reserve).unwrap_or(deadline);
-        let min_words = self.settings.min_partial_words;
-        passages(bundle, &self.flights, &self.metrics, query, expansion, min_words, own.min(latest)).await
+        let writing = Writing {
+            bundle,
+            flights: &self.flights,
+            metrics: &self.metrics,
+            watcher,
+            min_partial_words: self.settings.min_partial_words,
+            deadline: own.min(latest),
+        };
+        passages(&writing, query, expansion).instrument(debug_span!("expansion")).await
     }
 
     /// Embeds the query and searches with it alone.
     async fn search_raw(&self, bundle: &Arc<Bundle>, request: &CheckedSearch) -> Result<Raw, Problem> {
         let encoded =
             bundle.encoder.encode(TextKind::Query, Priority::Interactive, vec![request.query.clone()]);
-        let (vectors, encode_ms) = timed(encoded).await;
+        let (vectors, encode_ms) = timed(encoded.instrument(debug_span!("encode_query"))).await;
         let mut query_vector = vectors?.pop().unwrap_or_default();
         normalize(&mut query_vector);
         let search = search_index(bundle, query_vector.clone(), ranking::raw_depth(request), request);
-        let (found, search_ms) = search.await?;
+        let (found, search_ms) = search.instrument(debug_span!("search_raw")).await?;
         Ok(Raw { query_vector, found, encode_ms, search_ms })
     }
 
@@ -447,7 +498,8 @@ impl SearchService {
         timings: &mut Timings,
     ) -> Result<Option<(Vec<Vec<f32>>, Found)>, Problem> {
         let encoded = bundle.encoder.encode(TextKind::Document, Priority::Interactive, report.texts.clone());
-        let (vectors, ms) = timed(timeout_at(deadline, encoded)).await;
+        let (vectors, ms) =
+            timed(timeout_at(deadline, encoded).instrument(debug_span!("encode_expansion"))).await;
         timings.encode_expansion_ms = ms;
         let mut vectors = match vectors {
             Ok(Ok(vectors)) => vectors,
@@ -468,7 +520,8 @@ impl SearchService {
             degrade(report, RawReason::EmptyOutput, "query and passage cancel each other out");
             return Ok(None);
         }
-        let (found, ms) = search_index(bundle, averaged, ranking::expanded_depth(request), request).await?;
+        let search = search_index(bundle, averaged, ranking::expanded_depth(request), request);
+        let (found, ms) = search.instrument(debug_span!("search")).await?;
         timings.search_ms = ms;
         let cosines = vectors.iter().map(|vector| dot(&raw.query_vector, vector));
         report.query_cosine = Some(cosines.sum::<f32>() / vectors.len() as f32);

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 pub use operations::{FeedbackSwitch, OperationOptions};
-pub use options::{Changeover, Expansion, Lexical, Limits, Models, Places, Search, ServeOptions};
+pub use options::{Changeover, Expansion, Lexical, Limits, Models, Places, Search, ServeOptions, Traces};
 
 use self::{configured::configured, load::ServerModels};
 use crate::{
@@ -92,7 +92,12 @@ pub async fn serve(
     let _ = loaded.set(router(state.clone()));
     let bundles = state.bundles.clone();
     let working = state.jobs.get().map(|jobs| tokio::spawn(jobs.clone().work(stop.clone())));
-    let changeover = tokio::spawn(async move { bundles.activate_configured().await });
+    let audit = state.audit.clone();
+    let changeover = tokio::spawn(async move {
+        if let Some(ended) = bundles.activate_configured().await {
+            audit.record_activation(&ended, bundles.active()).await;
+        }
+    });
     ready(address, &state);
 
     tokio::select! {

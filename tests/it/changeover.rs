@@ -547,7 +547,7 @@ async fn what_was_activated_survives_a_restart_and_changed_flags_do_not_wait() {
     assert_eq!(bench.active(), 1, "the old one serves meanwhile");
     // Killed before that has happened: it is still to be done.
     let bench = bench.reopened(flags()).await.unwrap();
-    bench.double.state.bundles.activate_configured().await;
+    bench.double.state.bundles.activate_configured().await.unwrap().unwrap();
     let active = bench.double.state.bundles.get(&bench.double.state.bundles.active()).unwrap();
     assert_eq!((active.name.as_str(), bench.documents().len()), ("flags", 80));
     assert_eq!(bench.double.state.bundles.previous().as_ref(), Some(&bench.ids[1]));

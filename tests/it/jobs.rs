@@ -29,7 +29,7 @@ use crate::{
     service::{Double, Setup},
 };
 
-const KEY: &str = "an-admin-key-0123456789";
+pub(crate) const KEY: &str = "an-admin-key-0123456789";
 const SMOKE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/training/recipes/smoke");
 const RECIPES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/training/recipes");
 
@@ -71,15 +71,15 @@ evaluate_bundles() {
 "#;
 
 /// A service over doubles that runs jobs.
-struct Workshop {
+pub(crate) struct Workshop {
     double: Double,
-    router: axum::Router,
-    folder: tempfile::TempDir,
+    pub(crate) router: axum::Router,
+    pub(crate) folder: tempfile::TempDir,
     _working: tokio_util::sync::DropGuard,
 }
 
 impl Workshop {
-    async fn open() -> Self {
+    pub(crate) async fn open() -> Self {
         let keys = Keys::new(&["a-read-key-0123456789".into()], &[], &[KEY.into()], true).unwrap();
         let double = Double::filled(Setup { keys, ..Setup::default() }).await;
         let folder = tempfile::tempdir().unwrap();
