@@ -151,7 +151,8 @@ class World:
             (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
         pairs = [{"query": text, "positive": DOCUMENTS[document][1]} for text, document in QUESTIONS.values()]
         (self.folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in pairs))
-        for name in ("evaluation", "training", "deploy", "loadtest"):
+        (self.folder / "models").mkdir()
+        for name in ("evaluation", "training", "deploy", "loadtest", "models/bundles"):
             if (self.repository / name).exists():
                 (self.folder / name).symlink_to(self.repository / name)
 
