@@ -105,9 +105,9 @@ for step in "contrastive all-minilm-l6-v2" "dpo smollm2-135m-instruct"; do
     set -- $step
     for place in cpu ${device/#cpu/}; do
         echo "$1 on $place:"
-        holds "$bin/step_bench" "$1" "$models/$2" "$work/steps.json" "${STEPS:-20}" "$place" | python3 -c '
+        "$bin/step_bench" "$1" "$models/$2" "$work/steps.json" "${STEPS:-20}" "$place" | python3 -c '
 import json, statistics, sys
-report = json.loads(sys.stdin.read() or sys.exit("no report"))
+report = json.loads(sys.stdin.read() or sys.exit("WRONG: the step bench gave no report"))
 seconds, losses = report["seconds"], report["losses"]
 print(f"step median {statistics.median(seconds):.3f} s, first {seconds[0]:.3f} s, loss {losses[0]:.5f} to {losses[-1]:.5f}")' ||
             wrong=1
