@@ -1,12 +1,13 @@
 //! Times optimiser steps of both trainers, for `step_bench_pytorch.py`, which does the same with PyTorch and compares.
 //!
-//! Usage: `step_bench contrastive|dpo|dpo-checkpointed <model folder> <data.json> <steps>`; one JSON object comes out.
+//! Usage: `step_bench contrastive|dpo|dpo-checkpointed <model folder> <data.json> <steps> [device]`; one JSON object comes
+//! out. The device is cpu (the default), cuda or metal.
 
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
+use expandr_models::device::DeviceChoice;
 use expandr_models::trainable::{
     Gradients, Key, LoraSettings, Method, TextLengths, TrainableDecoder, TrainableEncoder, TrainableOptions,
 };
@@ -32,16 +33,22 @@ struct Data {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [kind, folder, data, steps] = arguments.as_slice() else {
-        bail!("give: contrastive|dpo|dpo-checkpointed, a model folder, a data file, a number of steps")
+    let ([kind, folder, data, steps], device) = (match arguments.as_slice() {
+        [first @ .., device] if first.len() == 4 => (first, device.as_str()),
+        all => (all, "cpu"),
+    }) else {
+        bail!(
+            "give: contrastive|dpo|dpo-checkpointed, a model folder, a data file, a number of steps, perhaps a device"
+        )
     };
+    let device = device.parse::<DeviceChoice>().map_err(anyhow::Error::msg)?.open()?;
     let folder = Path::new(folder);
     let data: Data = serde_json::from_slice(&fs_err::read(data)?)?;
     let steps = steps.parse().context("the number of steps")?;
     match kind.as_str() {
         "contrastive" => {
             let options = TrainableOptions { dropout: Some(0.0), ..TrainableOptions::default() };
-            let encoder = TrainableEncoder::load(folder, TextLengths::default(), &options, &Device::Cpu)?;
+            let encoder = TrainableEncoder::load(folder, TextLengths::default(), &options, &device)?;
             let example = |(query, passage): (&Vec<u32>, &Vec<u32>)| ContrastiveExample {
                 query: query.clone(),
                 positive: passage.clone(),
@@ -62,7 +69,7 @@ fn main() -> Result<()> {
                 rank_stabilised: false,
             };
             let options = TrainableOptions { method: Method::Lora(settings), ..TrainableOptions::default() };
-            let decoder = TrainableDecoder::load(folder, &options, &Device::Cpu)?;
+            let decoder = TrainableDecoder::load(folder, &options, &device)?;
             let completions = data.chosen.iter().zip(&data.rejected);
             let example =
                 |(prompt, (chosen, rejected)): (&Vec<u32>, (&Vec<u32>, &Vec<u32>))| PreferenceExample {
