@@ -19,7 +19,7 @@ cp -rL "$bin" "$staging/bin"
 strip "$staging"/bin/*
 ln -s "$models" "$staging/models"
 if [[ -n $libraries ]]; then
-    for name in libcublas.so.13 libcublasLt.so.13 libcurand.so.10 libcudart.so.13 libnvrtc.so.13; do
+    for name in libcublas.so.13 libcublasLt.so.13 libcurand.so.10 libcudart.so.13 libnvrtc.so.13 libnvrtc-builtins.so; do
         for file in "$libraries/$name"*; do [[ -e $file ]] && cp -L "$file" "$staging/lib/"; done
     done
 fi
