@@ -52,10 +52,10 @@ fn used(paths: &Value, schemas: &Map<String, Value>) -> BTreeSet<String> {
     named(paths, &mut waiting);
     waiting.push("Problem".to_owned());
     while let Some(name) = waiting.pop() {
-        if let Some(schema) = schemas.get(&name) {
-            if used.insert(name) {
-                named(schema, &mut waiting);
-            }
+        if let Some(schema) = schemas.get(&name)
+            && used.insert(name)
+        {
+            named(schema, &mut waiting);
         }
     }
     used
