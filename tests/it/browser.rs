@@ -166,12 +166,12 @@ async fn documents_are_added_looked_up_and_deleted() {
     assert_no_complaints(&browser).await;
 }
 
-/// A training of which three steps are told before it fails.
+/// Work that tells three steps, as a training does, before it fails.
 const TRAINS: &str = r#"
-train() {
-    echo '{"event":"stage_started","stage":"preference-training","why":"asked for"}'
+evaluate_bundles() {
+    echo '{"event":"stage_started","stage":"training","why":"asked for"}'
     for step in 1 2 3; do
-        echo '{"event":"progress","stage":"preference-training","unit":"steps","done":'$step',"total":4,"eta_seconds":9.5,"figures":{"loss":0.'$((8 - step))',"reward_margin":0.'$step'}}'
+        echo '{"event":"progress","stage":"training","unit":"steps","done":'$step',"total":4,"eta_seconds":9.5,"figures":{"loss":0.'$((8 - step))',"reward_margin":0.'$step'}}'
         sleep 1.1
     done
     echo 'no space left' >&2
@@ -196,11 +196,11 @@ async fn jobs_are_started_and_followed_to_their_end() {
 
     browser.click("#view-job a").await;
     browser.wait_for("#jobs-list", "snapshot").await;
-    browser.script("document.querySelector('#job-kind').value = 'retrain'; document.querySelector('#job-kind').dispatchEvent(new Event('change'))").await;
+    browser.script("document.querySelector('#job-kind').value = 'evaluate'; document.querySelector('#job-kind').dispatchEvent(new Event('change'))").await;
     browser.click("#start-form button.primary").await;
     let problem = browser.wait_for("#start-result", "the request is not valid").await;
-    assert!(problem.contains("recipe"), "{problem}");
-    browser.write("#job-fields [name=recipe]", "smoke").await;
+    assert!(problem.contains("collections"), "{problem}");
+    browser.write("#job-fields [name=collections]", "collection").await;
     browser.click("#start-form button.primary").await;
     browser.wait_for("#job-progress", "2 of 4 steps").await;
     assert_eq!(browser.script("return document.querySelector('#job-progress progress').value").await, 0.5);
@@ -215,7 +215,8 @@ async fn jobs_are_started_and_followed_to_their_end() {
     assert_eq!(browser.script(points).await, 3);
     assert!(browser.text("#job-problem").await.contains("failed"));
     browser.click("#job-resume").await;
-    browser.wait_for("#job-title", "running").await;
+    let runs = "[...document.querySelectorAll('#job-events li')].filter((li) => li.innerText.endsWith('running')).length";
+    browser.until(&format!("{runs} === 2")).await;
     browser.click("#job-cancel").await;
     browser.wait_for("#job-title", "cancelled").await;
     assert_no_complaints(&browser).await;

@@ -140,6 +140,15 @@ impl Browser {
         }
     }
 
+    /// Waits until an expression holds.
+    pub(crate) async fn until(&self, expression: &str) {
+        let start = Instant::now();
+        while self.script(&format!("return {expression}")).await != true {
+            assert!(start.elapsed() < Duration::from_secs(20), "it never came to {expression}");
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+
     /// What the browser itself complained of: scripts that failed, what the content security policy forbade.
     pub(crate) async fn complaints(&self) -> Vec<String> {
         let log = self.send("POST", "/se/log", json!({"type": "browser"})).await;
