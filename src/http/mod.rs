@@ -202,7 +202,7 @@ fn guarded(state: &Arc<AppState>, routes: Router<Arc<AppState>>) -> Router<Arc<A
 }
 
 async fn no_such_route(uri: axum::http::Uri) -> Problem {
-    Problem::new(Code::NotFound, format!("there is no route {}; the README lists the routes", uri.path()))
+    Problem::new(Code::NotFound, format!("there is no route {}; /docs lists the routes", uri.path()))
 }
 
 async fn no_such_method(method: axum::http::Method, uri: axum::http::Uri) -> Problem {
