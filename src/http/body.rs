@@ -1,10 +1,13 @@
 //! Request bodies: size limits and strict JSON whose errors point at the value in question.
 
+use std::time::Duration;
+
 use axum::{
-    body::Bytes,
+    body::{BodyDataStream, Bytes},
     extract::{FromRequest, Request},
     http::{HeaderMap, header},
 };
+use futures::StreamExt;
 use serde::de::DeserializeOwned;
 
 use super::problem::{Code, Problem};
@@ -39,6 +42,26 @@ pub fn too_large() -> Problem {
         "the body exceeds the limit that /info gives as limits.body_bytes; send less at a time, or use \
          /documents/bulk for documents",
     )
+}
+
+/// The most that is read of a body that was refused.
+const REFUSED_BYTES: usize = 1 << 20;
+/// The longest that is waited for it.
+const REFUSED_TIME: Duration = Duration::from_secs(1);
+
+/// Reads the rest of a refused body, if it is small: a client that is still sending when the connection is closed never
+/// hears why.
+pub async fn drain(body: &mut BodyDataStream) {
+    let read = async {
+        let mut bytes = 0;
+        while let Some(Ok(chunk)) = body.next().await {
+            bytes += chunk.len();
+            if bytes > REFUSED_BYTES {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(REFUSED_TIME, read).await;
 }
 
 /// Refuses a body whose content type is none of `accepted` (parameters such as `charset` are ignored).

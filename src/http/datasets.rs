@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::{
     AppState,
-    body::require_content_type,
+    body::{drain, require_content_type},
     layers::RequestContext,
     problem::{Code, Problem},
 };
@@ -49,8 +49,12 @@ pub(super) async fn put(
             2,
         )
     })?;
-    let body = request.into_body().into_data_stream();
-    let (dataset, replaced) = state.datasets.put(&name, body).await?;
+    let mut body = request.into_body().into_data_stream();
+    let put = state.datasets.put(&name, &mut body).await;
+    if put.is_err() {
+        drain(&mut body).await;
+    }
+    let (dataset, replaced) = put?;
     let status = if replaced { StatusCode::OK } else { StatusCode::CREATED };
     let took_ms = context.started.elapsed().as_secs_f64() * 1000.0;
     let answer = PutAnswer { dataset, replaced, took_ms, request_id: context.id.to_string() };

@@ -28,7 +28,7 @@ use std::{
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
+    extract::{DefaultBodyLimit, State},
     http::StatusCode,
     middleware::from_fn_with_state,
     routing::{get, post, put},
@@ -201,8 +201,14 @@ fn guarded(state: &Arc<AppState>, routes: Router<Arc<AppState>>) -> Router<Arc<A
         .layer(from_fn_with_state(state.clone(), audit::audit))
 }
 
-async fn no_such_route(uri: axum::http::Uri) -> Problem {
-    Problem::new(Code::NotFound, format!("there is no route {}; /docs lists the routes", uri.path()))
+async fn no_such_route(State(state): State<Arc<AppState>>, uri: axum::http::Uri) -> Problem {
+    let path = uri.path();
+    let remedy = if path.starts_with("/admin/") && !state.keys.has_admin() {
+        "a server without a key of role admin has no admin routes: start it with --admin-keys"
+    } else {
+        "/docs lists the routes"
+    };
+    Problem::new(Code::NotFound, format!("there is no route {path}; {remedy}"))
 }
 
 async fn no_such_method(method: axum::http::Method, uri: axum::http::Uri) -> Problem {

@@ -119,11 +119,9 @@ async fn only_admin_keys_get_in_and_the_others_are_written_down() {
         assert!(!audit_text(&double).contains(key), "{key}");
     }
     let without = Double::new(Setup::default()).await;
-    assert_eq!(
-        without.send("GET", "/admin/audit", None, Some(ADMIN)).await.0,
-        404,
-        "no admin key: no admin routes"
-    );
+    let (status, problem) = without.send("GET", "/admin/audit", None, Some(ADMIN)).await;
+    assert_eq!(status, 404, "no admin key: no admin routes");
+    assert!(problem["detail"].as_str().unwrap().contains("--admin-keys"), "{problem}");
 }
 
 #[tokio::test]
