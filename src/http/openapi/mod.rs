@@ -1,9 +1,10 @@
 //! The description of the HTTP interface in the form of OpenAPI 3.1: the schemas are derived from the types that handlers
-//! read and write, the routes are told in `routes`. `GET /openapi.json` serves it and `docs/openapi.json` is it.
+//! read and write, the routes are told in `routes` and `admin`. `GET /openapi.json` serves it and `docs/openapi.json` is it.
 //!
-//! - `routes`: every route; `operation`: what describing one takes.
+//! - `routes`: what clients use, `admin`: what operators use; `operation`: what describing one takes.
 //! - `schemas`: from Rust types to JSON schemas.
 
+mod admin;
 mod operation;
 mod routes;
 mod schemas;
