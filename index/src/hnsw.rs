@@ -13,6 +13,7 @@
 //! | search beside remove may return removed keys; reused nodes keep their old neighbours' links | nothing is removed from the graph: removed keys are tombstones that searches skip, until a rebuild drops them |
 //! | key `u64::MAX` is lost by a restore | refused |
 //! | additions on several threads at once lose up to one vector in a hundred: a node can be found on a higher layer before it has links on the lowest, and who lands there is linked to nothing else | after such a batch every vector must be able to find itself; those that can't are linked again, alone |
+//! | such a batch can cut off a vector of an earlier one (measured: in about one build of 3,000 vectors in 50, on cores with twice their load) | not mended: it is found again by exact search, and by the graph after a rebuild |
 //! | a search that lands on such a node returns next to nothing | documented in [`VectorIndex::search`]; [`crate::Index`] counts what came and scans exactly when it is short |
 //!
 //! ef is given per search as usearch's result count (it considers `max(expansion, count)` candidates; the expansion is
@@ -36,7 +37,7 @@ use crate::vector_index::{Allow, Image, VectorIndex};
 pub const MAX_CANDIDATES: usize = 10_000;
 /// Batches smaller than this are linked by the calling thread alone.
 const PARALLEL_BATCH: usize = 64;
-/// How often vectors that parallel additions lost are linked again; one round has always sufficed.
+/// How often vectors that parallel additions lost are linked again; a second round is needed very rarely.
 const RELINK_ROUNDS: usize = 3;
 /// Components of a unit vector in i8.
 const I8_UNIT: f64 = 127.0;

@@ -116,16 +116,14 @@ fn additions_on_many_threads_lose_nothing() {
             let start = round * 1_000_000 + batch * 500;
             add_numbered(&index, start..start + 500);
         }
-        let (mut missed, mut unreachable) = (0, 0);
+        let mut missed = 0;
         for key in (0..3000).map(|n| round * 1_000_000 + n) {
             let find = |ef| index.search(&unit_vector(key, DIMENSION), 1, ef, None).unwrap()[0].key == key;
             if !find(32) {
                 missed += 1;
-                unreachable += usize::from(!find(3000));
+                assert!(find(3000), "{key} can't be reached at all");
             }
         }
-        // A batch links its own lost vectors again; very rarely a later one prunes the last link to an earlier vector.
-        assert!(unreachable <= 1, "{unreachable} of 3000 vectors can't be reached at all");
         // Without the repair of lost vectors about one in a hundred is missed, and can't be reached by any ef.
         assert!(missed <= 6, "{missed} of 3000 vectors do not find themselves at ef 32");
     }
