@@ -204,11 +204,11 @@ fn guarded(state: &Arc<AppState>, routes: Router<Arc<AppState>>) -> Router<Arc<A
 async fn no_such_route(State(state): State<Arc<AppState>>, uri: axum::http::Uri) -> Problem {
     let path = uri.path();
     let remedy = if path.starts_with("/admin/") && !state.keys.has_admin() {
-        "a server without a key of role admin has no admin routes: start it with --admin-keys"
+        "It has no admin key: start it with --admin-keys (or EXPANDR_ADMIN_KEYS)"
     } else {
         "/docs lists the routes"
     };
-    Problem::new(Code::NotFound, format!("there is no route {path}; {remedy}"))
+    Problem::new(Code::NotFound, format!("there is no route {path} on this server. {remedy}"))
 }
 
 async fn no_such_method(method: axum::http::Method, uri: axum::http::Uri) -> Problem {

@@ -35,19 +35,15 @@ async function send(method, path, { body, headers, signal } = {}) {
     if (isAbort(error)) throw error;
     throw new Refused(unreachable());
   }
-  if (!response.ok) throw new Refused(await problemOf(response, path));
+  if (!response.ok) throw new Refused(await problemOf(response));
   return response;
 }
 
 const unreachable = () =>
   ({ code: "unreachable", title: "the server does not answer", detail: "The connection failed or was cut off." });
 
-async function problemOf(response, path) {
+async function problemOf(response) {
   const problem = await response.json().catch(() => null);
-  if (response.status === 404 && path.startsWith("/admin/") && problem?.detail?.startsWith("there is no route")) {
-    problem.title = "this server is not administered over HTTP";
-    problem.detail = "It has no admin key. Start it with --admin-keys (or EXPANDR_ADMIN_KEYS) to see bundles and jobs here.";
-  }
   return problem ?? { title: `status ${response.status}`, detail: "The answer is not one of this server's." };
 }
 
