@@ -63,6 +63,8 @@ struct GateInfo<'a> {
     expander: Option<&'a str>,
     /// The query's share that it was fitted for.
     query_weight: f64,
+    /// Whether it was fitted for passages that are embedded behind their query, as one text.
+    joint_encoding: bool,
     /// What a predicted gain must be above; null: this gate never expands.
     threshold: Option<f64>,
     /// What it was fitted on.
@@ -128,6 +130,7 @@ impl Bundle {
                 encoder: gate.encoder(),
                 expander: gate.expander(),
                 query_weight: gate.query_weight(),
+                joint_encoding: gate.joint_encoding(),
                 threshold: gate.threshold(),
                 trained_on: gate.trained_on(),
             }),

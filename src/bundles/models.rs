@@ -170,7 +170,8 @@ mod tests {
             features: Features::new("a", &[f32::from(n) / 50.0]),
             gain: 0.5 - f64::from(n) / 50.0,
         };
-        let with = Combination { encoder: encoder.into(), expander: None, query_weight: 0.5 };
+        let with =
+            Combination { encoder: encoder.into(), expander: None, query_weight: 0.5, joint_encoding: false };
         Gate::fit(&(0..50).map(row).collect::<Vec<_>>(), with)
     }
 

@@ -142,6 +142,7 @@ fn defaults(run: &Path, recipe: &Recipe) -> anyhow::Result<Defaults> {
         max_tokens: Some(expansions.max_tokens),
         temperature: Some(expansions.temperature as f32),
         top_p: (!greedy).then_some(expansions.top_p as f32),
+        joint_encoding: expansions.joint_encoding.then_some(true),
     })
 }
 
@@ -226,7 +227,7 @@ mod tests {
     }
 
     const RECIPE_TEXT: &str = "[expander]\nmodel = \"small\"\nprompt = \"Answer: {}\"\n[encoder]\nmodel = \"mini\"\n\
-                               [expansions]\ntemperature = 0.0\nmax_tokens = 48\n\
+                               [expansions]\ntemperature = 0.0\nmax_tokens = 48\njoint_encoding = true\n\
                                [[data.sources]]\nname = \"s\"\nformat = \"pairs\"\npath = \"p.jsonl\"\n";
 
     #[test]
@@ -246,9 +247,10 @@ mod tests {
             ("small", Some("expander-adapter"))
         );
         assert_eq!(manifest.prompt.as_deref(), Some("Answer: {}"));
-        let Defaults { query_weight, max_tokens, temperature, top_p, expansion } = manifest.defaults;
+        let Defaults { query_weight, max_tokens, temperature, top_p, expansion, joint_encoding } =
+            manifest.defaults;
         assert_eq!((query_weight, max_tokens, temperature), (Some(0.65), Some(48), Some(0.0)));
-        assert_eq!((top_p, expansion), (None, Some(ExpansionDefault::Off)));
+        assert_eq!((top_p, expansion, joint_encoding), (None, Some(ExpansionDefault::Off), Some(true)));
         assert_eq!(
             (manifest.name.as_str(), manifest.parents.len(), manifest.gate.is_none()),
             ("first", 1, true)

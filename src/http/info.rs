@@ -97,6 +97,8 @@ struct GrantedDefaults {
     expansion_temperature: f32,
     /// The query's share; null: the gate's where it decides, else 0.5.
     query_weight: Option<f32>,
+    /// Whether a passage is embedded behind its query, as one text; null: as the gate's were where it decides, else not.
+    joint_encoding: Option<bool>,
     /// Budget of an expansion.
     expansion_timeout_ms: u64,
     /// Words that a passage which its budget cut must have to be used.
@@ -141,6 +143,7 @@ pub(super) async fn info(State(state): State<Arc<AppState>>) -> Response {
             expansion_max_tokens: defaults.max_tokens,
             expansion_temperature: defaults.temperature,
             query_weight: defaults.query_weight,
+            joint_encoding: defaults.joint_encoding,
             expansion_timeout_ms: limits.expansion_timeout_ms,
             expansion_min_partial_words: settings.min_partial_words,
         },

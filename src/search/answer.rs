@@ -91,6 +91,9 @@ pub struct ExpansionReport {
     pub cut: bool,
     /// The query's share in the averaged vector; 1 when the query was searched alone.
     pub query_weight: f32,
+    /// Whether the passages were embedded behind the query, as one text; absent where they were not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub joint_encoding: bool,
     /// Cosine of the query and the passages, the mean over these; none when the query was searched alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query_cosine: Option<f32>,
@@ -114,6 +117,7 @@ impl ExpansionReport {
             output_tokens: 0,
             cut: false,
             query_weight: 1.0,
+            joint_encoding: false,
             query_cosine: None,
             raw_overlap_at_10: None,
             gate: None,

@@ -72,6 +72,8 @@ pub struct CheckedExpansion {
     pub timeout_ms: u64,
     /// Share of the query in the averaged vector.
     pub query_weight: f32,
+    /// Whether each passage is embedded behind the query, as one text.
+    pub joint_encoding: bool,
     /// What to do when no expansion came.
     pub on_failure: OnFailure,
 }
@@ -152,6 +154,9 @@ pub fn check_expansion(
     let gate = grounds.gate.filter(|_| gated);
     let fitted_for = gate.map(|gate| gate.query_weight() as f32);
     let query_weight = request.query_weight.or(defaults.query_weight).or(fitted_for).unwrap_or(0.5);
+    let fitted_for = gate.map(|gate| gate.joint_encoding());
+    let joint_encoding =
+        request.joint_encoding.or(defaults.joint_encoding).or(fitted_for).unwrap_or_default();
     if gated && gate.is_none() {
         let detail = "auto needs a gate, and this server runs without one; start it with --gate FILE (stage gate of \
                       `expandr train` makes the file), or use always";
@@ -206,6 +211,7 @@ pub fn check_expansion(
         sampling: Sampling { max_tokens, temperature, top_p, seed: request.seed },
         timeout_ms,
         query_weight,
+        joint_encoding,
         on_failure: request.on_failure,
     })
 }
@@ -304,12 +310,19 @@ pub(super) mod tests {
 
     #[test]
     fn auto_needs_a_gate_and_takes_its_weight() {
-        let gate = Gate::fit(&[], Combination { encoder: "e".into(), expander: None, query_weight: 0.75 });
+        let with =
+            Combination { encoder: "e".into(), expander: None, query_weight: 0.75, joint_encoding: true };
+        let gate = Gate::fit(&[], with);
         let with_gate = |body: &str, limits: &SearchLimits| {
             let request = parse::<SearchRequest>(body.as_bytes()).unwrap();
             request.check(limits, &grounds(limits, Some(&gate))).unwrap().expansion
         };
         let facts = |expansion: Option<CheckedExpansion>| expansion.map(|e| (e.gated, e.query_weight));
+        let joint = |body: &str| with_gate(body, &limits()).unwrap().joint_encoding;
+        assert!(joint(r#"{"query":"q","expansion":"auto"}"#));
+        assert!(!joint(r#"{"query":"q","expansion":{"mode":"auto","joint_encoding":false}}"#));
+        assert!(!joint(r#"{"query":"q","expansion":"always"}"#));
+        assert!(joint(r#"{"query":"q","expansion":{"joint_encoding":true}}"#));
         for (expansion, expected) in [
             (r#""auto""#, Some((true, 0.75))),
             (r#"{"mode":"auto","query_weight":0.25}"#, Some((true, 0.25))),

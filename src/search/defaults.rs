@@ -24,6 +24,8 @@ pub struct SearchDefaults {
     pub temperature: f32,
     /// Nucleus sampling, where it is sampled; none: 0.9.
     pub top_p: Option<f32>,
+    /// Whether a passage is embedded behind its query; none: as the gate's were where it decides, else not.
+    pub joint_encoding: Option<bool>,
 }
 
 /// What of a bundle a request is checked against.
@@ -51,6 +53,7 @@ impl SearchDefaults {
             max_tokens: said.max_tokens.unwrap_or(MAX_TOKENS).min(limits.max_tokens),
             temperature: said.temperature.unwrap_or(0.0),
             top_p: said.top_p,
+            joint_encoding: said.joint_encoding,
         }
     }
 }
@@ -76,6 +79,7 @@ mod tests {
             max_tokens: Some(48),
             temperature: Some(1.0),
             top_p: Some(0.8),
+            joint_encoding: Some(true),
         };
         let built_in = SearchDefaults::of(&limits(), none, true);
         assert_eq!((built_in.expansion, built_in.max_tokens), (ExpansionMode::Always, 64));
@@ -83,6 +87,7 @@ mod tests {
         let of_bundle = SearchDefaults::of(&limits(), bundle, true);
         assert_eq!((of_bundle.expansion, of_bundle.max_tokens), (ExpansionMode::Auto, 48));
         assert_eq!((of_bundle.query_weight, of_bundle.temperature), (Some(0.7), 1.0));
+        assert_eq!((built_in.joint_encoding, of_bundle.joint_encoding), (None, Some(true)));
         let flags = Defaults {
             expansion: Some(ExpansionDefault::Off),
             max_tokens: Some(10_000),

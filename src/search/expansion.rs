@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use expandr_models::{Sampling, expander::clean};
+use expandr_models::{
+    Sampling,
+    expander::{behind_query, clean},
+};
 use futures::future::join_all;
 use tokio::time::Instant;
 
@@ -65,6 +68,7 @@ pub async fn passages(writing: &Writing<'_>, query: &str, request: &CheckedExpan
         let report = ExpansionReport {
             texts: texts.clone(),
             query_weight: request.query_weight,
+            joint_encoding: request.joint_encoding,
             ..ExpansionReport::without(ExpansionStatus::Supplied)
         };
         return Passages { report, first_token_ms: 0.0 };
@@ -79,6 +83,15 @@ pub async fn passages(writing: &Writing<'_>, query: &str, request: &CheckedExpan
     let samples =
         (0..request.count).map(|sample| write_one(writing, prompt.clone(), request.sampling, sample));
     summarize(join_all(samples).await, request)
+}
+
+/// What is embedded for the passages of `report`: each by itself, or behind its query.
+pub fn texts_to_embed(query: &str, report: &ExpansionReport) -> Vec<String> {
+    if report.joint_encoding {
+        report.texts.iter().map(|text| behind_query(query, text)).collect()
+    } else {
+        report.texts.clone()
+    }
 }
 
 /// Queries that differ only in white space share a passage.
@@ -162,6 +175,7 @@ fn summarize(outcomes: Vec<Outcome>, request: &CheckedExpansion) -> Passages {
             report.status = ExpansionStatus::Cached;
         }
         report.query_weight = request.query_weight;
+        report.joint_encoding = request.joint_encoding;
         report.detail = failure.map(|(reason, detail)| {
             let detail = detail.map(|d| format!(": {d}")).unwrap_or_default();
             format!(

@@ -25,7 +25,7 @@ use super::{
     check::{CheckedExpansion, CheckedSearch, SearchLimits},
     check_ranking::CheckedRanking,
     defaults::Grounds,
-    expansion::{Passages, Writing, passages},
+    expansion::{Passages, Writing, passages, texts_to_embed},
     failure::{deadline_exceeded, degrade, failed_expansion},
     flight::Flights,
     lookup::{Found, VectorSide, fetch, search_index, search_words},
@@ -497,7 +497,8 @@ impl SearchService {
         deadline: TokioInstant,
         timings: &mut Timings,
     ) -> Result<Option<(Vec<Vec<f32>>, Found)>, Problem> {
-        let encoded = bundle.encoder.encode(TextKind::Document, Priority::Interactive, report.texts.clone());
+        let texts = texts_to_embed(&request.query, report);
+        let encoded = bundle.encoder.encode(TextKind::Document, Priority::Interactive, texts);
         let (vectors, ms) =
             timed(timeout_at(deadline, encoded).instrument(debug_span!("encode_expansion"))).await;
         timings.encode_expansion_ms = ms;

@@ -159,6 +159,8 @@ pub struct ExpansionRequest {
     /// Share of the query in the averaged vector, 0 to 1; default 0.5 (the paper's Eq. 8).
     #[schema(minimum = 0, maximum = 1)]
     pub query_weight: Option<f32>,
+    /// Whether each passage is embedded behind the query, as one text, instead of by itself; default false.
+    pub joint_encoding: Option<bool>,
     /// Passages to use instead of generating some.
     #[schema(min_items = 1, max_items = 8)]
     pub texts: Option<Vec<String>>,

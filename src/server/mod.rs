@@ -271,6 +271,7 @@ fn search_settings(options: &ServeOptions) -> SearchSettings {
                 max_tokens: search.expansion_tokens,
                 temperature: search.expansion_temperature,
                 top_p: search.expansion_top_p,
+                joint_encoding: search.joint_encoding,
             },
             default_ranking: search.ranking,
             lexical: search.lexical == Lexical::On,

@@ -174,6 +174,11 @@ pub struct Search {
     #[arg(long, env = "EXPANDR_QUERY_WEIGHT")]
     pub query_weight: Option<f32>,
 
+    /// Whether a passage is embedded behind its query, as one text, when a request doesn't say [default: what the bundle says,
+    /// else what its gate was fitted for, where that decides, else false]
+    #[arg(long, env = "EXPANDR_JOINT_ENCODING")]
+    pub joint_encoding: Option<bool>,
+
     /// Most tokens of a passage that a request may ask for.
     #[arg(long, env = "EXPANDR_EXPANSION_MAX_TOKENS", default_value_t = 512)]
     pub expansion_max_tokens: usize,

@@ -20,7 +20,12 @@ pub(crate) fn gate() -> Gate {
             Row { id: n.to_string(), features: Features::new("a", &[top1]), gain: 0.4 - f64::from(top1) }
         })
         .collect();
-    let with = Combination { encoder: "hash-64@000000000000".into(), expander: None, query_weight: 0.75 };
+    let with = Combination {
+        encoder: "hash-64@000000000000".into(),
+        expander: None,
+        query_weight: 0.75,
+        joint_encoding: false,
+    };
     let gate = Gate::fit(&rows, with);
     assert!(gate.threshold().is_some());
     gate

@@ -1,7 +1,9 @@
 //! What the encoder is trained on, and what stands beside a query in training and search.
 
-use expandr_models::expander::clean;
+use expandr_models::expander::{behind_query, clean};
 use serde::{Deserialize, Serialize};
+
+use crate::recipe::Recipe;
 
 /// A line of examples.jsonl. With the members' own order it is a data set for sentence-transformers, too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,11 @@ pub struct ExampleLine {
 pub fn passage(written: &str) -> Option<String> {
     let passage = clean(written);
     (!passage.trim().is_empty()).then_some(passage)
+}
+
+/// What is embedded for a passage: the passage, or the passage behind its query where the recipe encodes jointly.
+pub fn beside(query: &str, passage: &str, recipe: &Recipe) -> String {
+    if recipe.expansions.joint_encoding { behind_query(query, passage) } else { passage.to_owned() }
 }
 
 /// The query again and again until it has as many words as `expansion`: what length alone does for an encoder. At

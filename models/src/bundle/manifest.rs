@@ -122,6 +122,9 @@ pub struct Defaults {
     /// Nucleus sampling.
     #[serde(default)]
     pub top_p: Option<f32>,
+    /// Whether a passage is embedded behind its query, as one text.
+    #[serde(default)]
+    pub joint_encoding: Option<bool>,
 }
 
 impl Defaults {
@@ -134,6 +137,7 @@ impl Defaults {
             max_tokens: self.max_tokens.or(others.max_tokens),
             temperature: self.temperature.or(others.temperature),
             top_p: self.top_p.or(others.top_p),
+            joint_encoding: self.joint_encoding.or(others.joint_encoding),
         }
     }
 }
@@ -258,7 +262,8 @@ impl Manifest {
     }
 
     fn check_defaults(&self) -> Result<(), String> {
-        let Defaults { expansion, query_weight, max_tokens, temperature, top_p } = self.defaults;
+        let Defaults { expansion, query_weight, max_tokens, temperature, top_p, joint_encoding: _ } =
+            self.defaults;
         if expansion == Some(ExpansionDefault::Auto) && self.gate.is_none() {
             return Err("`defaults.expansion` is auto, which needs a `gate`".into());
         }

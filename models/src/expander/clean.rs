@@ -136,6 +136,11 @@ pub fn clean(text: &str) -> String {
     }
 }
 
+/// The text of joint encoding: `passage` behind its `query`, as one text.
+pub fn behind_query(query: &str, passage: &str) -> String {
+    format!("{} {}", query.trim(), passage.trim())
+}
+
 /// Takes away what is seen now; what that uncovers is for the next pass.
 fn pass(text: &str) -> String {
     let text = without_leftovers(&without_thoughts(text));

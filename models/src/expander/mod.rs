@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 pub(crate) use self::gate::{Gate, Place};
 pub(crate) use self::sampler::Draw;
 pub use self::{
-    clean::clean,
+    clean::{behind_query, clean},
     prompt::{PromptTemplate, Q2A, Q2D, SpecialTokens},
 };
 use crate::{Error, Result};

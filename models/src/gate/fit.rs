@@ -59,6 +59,7 @@ impl Gate {
             bias,
             threshold,
             query_weight: with.query_weight,
+            joint_encoding: with.joint_encoding,
             encoder: with.encoder,
             expander: with.expander,
             expander_merged: None,
@@ -185,7 +186,7 @@ mod tests {
     }
 
     fn with() -> Combination {
-        Combination { encoder: "encoder@1".into(), expander: None, query_weight: 0.5 }
+        Combination { encoder: "encoder@1".into(), expander: None, query_weight: 0.5, joint_encoding: false }
     }
 
     fn rows(count: usize, seed: u64, gain: impl Fn(&[f64], f64) -> f64) -> Vec<Row> {

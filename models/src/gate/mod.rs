@@ -38,6 +38,8 @@ pub struct Combination {
     pub expander: Option<String>,
     /// The query's share in the averaged vector.
     pub query_weight: f64,
+    /// Whether passages were embedded behind their query, as one text.
+    pub joint_encoding: bool,
 }
 
 /// A fitted gate.
@@ -53,6 +55,8 @@ pub struct Gate {
     #[serde(deserialize_with = "stated")]
     threshold: Option<f64>,
     query_weight: f64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    joint_encoding: bool,
     encoder: String,
     #[serde(deserialize_with = "stated")]
     expander: Option<String>,
@@ -180,6 +184,11 @@ impl Gate {
         self.query_weight
     }
 
+    /// Whether the gains were measured with passages that were embedded behind their query, as one text.
+    pub fn joint_encoding(&self) -> bool {
+        self.joint_encoding
+    }
+
     /// The id of the encoder whose cosines it was fitted on.
     pub fn encoder(&self) -> &str {
         &self.encoder
@@ -253,7 +262,12 @@ mod tests {
                 }
             })
             .collect();
-        let with = Combination { encoder: "e@12".into(), expander: Some("x@34".into()), query_weight: 0.75 };
+        let with = Combination {
+            encoder: "e@12".into(),
+            expander: Some("x@34".into()),
+            query_weight: 0.75,
+            joint_encoding: true,
+        };
         Gate::fit(&rows, with)
     }
 

@@ -107,9 +107,10 @@ function showTexts(expansion) {
   fill(byId("embedded"), rows, expansion && figures(expansion));
 }
 
-function figures({ output_tokens, query_cosine, raw_overlap_at_10, gate }) {
+function figures({ output_tokens, joint_encoding, query_cosine, raw_overlap_at_10, gate }) {
   const parts = [];
   if (output_tokens) parts.push(`${output_tokens} tokens`);
+  if (joint_encoding) parts.push("embedded behind the query, as one text");
   if (query_cosine !== undefined) parts.push(`cosine of query and passage ${query_cosine.toFixed(2)}`);
   if (raw_overlap_at_10 !== undefined) parts.push(`${Math.round(raw_overlap_at_10 * 100)} % of the ten best hits are the query's own`);
   if (gate) parts.push(`gate: predicted gain ${gate.predicted_gain.toFixed(3)}, threshold ${gate.threshold ?? "none"}`);

@@ -260,11 +260,13 @@ pub struct ExpansionSettings {
     pub top_p: f64,
     /// Most tokens of an expansion.
     pub max_tokens: usize,
+    /// Whether they are embedded behind their query, as one text, in training and search alike.
+    pub joint_encoding: bool,
 }
 
 impl Default for ExpansionSettings {
     fn default() -> Self {
-        Self { temperature: 1.0, top_p: 0.9, max_tokens: 512 }
+        Self { temperature: 1.0, top_p: 0.9, max_tokens: 512, joint_encoding: false }
     }
 }
 

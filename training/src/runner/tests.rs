@@ -501,6 +501,30 @@ async fn negatives_are_mined_and_a_weight_is_chosen() {
 }
 
 #[tokio::test]
+async fn joint_encoding_puts_the_query_before_its_expansion_and_writes_nothing_anew() {
+    let mut bench = Bench::new();
+    bench.run(&[], Options::default()).await.unwrap();
+    let apart: Vec<crate::example::ExampleLine> = bench.lines("examples.jsonl");
+    bench.ears.0.lock().unwrap().clear();
+    bench
+        .run(&["expansions.joint_encoding=true"], Options { redo: true, ..Options::default() })
+        .await
+        .unwrap();
+    let joint: Vec<crate::example::ExampleLine> = bench.lines("examples.jsonl");
+    assert!(!apart.is_empty());
+    for (apart, joint) in apart.iter().zip(&joint) {
+        let expected = apart.expansion.as_ref().map(|text| format!("{} {text}", apart.query));
+        assert_eq!((&joint.query, &joint.expansion), (&apart.query, &expected));
+    }
+    let started = bench.ears.stages("stage_started");
+    assert!(
+        started.contains(&"contrastive".to_owned()) && started.contains(&"evaluation".to_owned()),
+        "{started:?}"
+    );
+    assert!(!started.iter().any(|stage| stage.contains("expansions")), "{started:?}");
+}
+
+#[tokio::test]
 async fn a_gate_is_learnt_and_has_a_row_of_its_own() {
     let mut bench = Bench::new();
     let settings = ["gate.enabled=true", "data.retriever_dev_share=0.6"];

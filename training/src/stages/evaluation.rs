@@ -18,7 +18,7 @@ use super::{
     vectors::{Contents, ids},
     weight::query_weight,
 };
-use crate::example::{passage, repeated};
+use crate::example::{beside, passage, repeated};
 use crate::folder::{LineFile, LineIndex, replace_file, replace_folder};
 use crate::pairs::query_id;
 use crate::plan::{SearchText, Work};
@@ -200,7 +200,9 @@ impl Job<'_> {
         let written = line.texts.first().and_then(|text| passage(&text.text));
         Ok(match self.text {
             SearchText::Query => None,
-            SearchText::Expansion | SearchText::Gated => written,
+            SearchText::Expansion | SearchText::Gated => {
+                written.map(|text| beside(query, &text, self.context.recipe))
+            }
             SearchText::Repetition => repeated(query, written.as_deref().unwrap_or_default()),
         })
     }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Context, generate::WrittenLine, negatives::NegativesLine};
-use crate::example::{ExampleLine, passage, repeated};
+use crate::example::{ExampleLine, beside, passage, repeated};
 use crate::folder::{JsonLines, LineFile, LineIndex};
 use crate::pairs::{Pair, Split};
 use crate::plan::{TrainingText, Work};
@@ -40,7 +40,7 @@ pub(crate) fn run(context: &Context<'_>) -> Result<Value> {
             written.as_ref().and_then(|line| line.texts.first()).and_then(|text| passage(&text.text));
         let expansion = match text {
             TrainingText::Query => None,
-            TrainingText::Expansion(_) => written,
+            TrainingText::Expansion(_) => written.map(|text| beside(&pair.query, &text, context.recipe)),
             TrainingText::Repetition(_) => repeated(&pair.query, written.as_deref().unwrap_or_default()),
         };
         without += usize::from(expansion.is_none() && expansions.is_some());

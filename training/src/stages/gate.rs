@@ -27,7 +27,9 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
     let expander = expander_ids(context, &context.expander(*writer).0);
     let encoder = development.encoder.clone();
     let (expander, merged) = (expander.first().cloned(), expander.get(1).cloned());
-    let gate = Gate::fit(&rows, Combination { encoder, expander, query_weight }).merged(merged);
+    let joint_encoding = context.recipe.expansions.joint_encoding;
+    let with = Combination { encoder, expander, query_weight, joint_encoding };
+    let gate = Gate::fit(&rows, with).merged(merged);
     let json = gate.to_json().map_err(|error| Error::Input(error.to_string()))?;
     replace_file(&context.own(0), &json)?;
     let figures = gate.trained_on();

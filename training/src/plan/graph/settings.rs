@@ -43,13 +43,18 @@ pub(super) fn of(work: &Work, recipe: &Recipe) -> Value {
             with(&recipe.dpo, [("seed", json!(recipe.dpo.seed.unwrap_or(recipe.seed)))]),
             &["checkpoint_every", "checkpoint_activations"],
         ),
-        Work::Expansions { .. } | Work::TestExpansions { .. } => with(
-            &recipe.expansions,
-            [("seed", json!(recipe.seed)), ("prompt", json!(recipe.expander.prompt))],
+        // What is written is the same wherever it is embedded.
+        Work::Expansions { .. } | Work::TestExpansions { .. } => without(
+            with(
+                &recipe.expansions,
+                [("seed", json!(recipe.seed)), ("prompt", json!(recipe.expander.prompt))],
+            ),
+            &["joint_encoding"],
         ),
         Work::Examples { text, .. } => json!({
             "text": match text {
                 TrainingText::Query => "query",
+                TrainingText::Expansion(_) if recipe.expansions.joint_encoding => "expansion behind query",
                 TrainingText::Expansion(_) => "expansion",
                 TrainingText::Repetition(_) => "repetition",
             },
@@ -66,7 +71,12 @@ pub(super) fn of(work: &Work, recipe: &Recipe) -> Value {
         Work::Weight { .. } => json!({ "seed": recipe.seed }),
         Work::Gate { .. } => json!({ "seed": recipe.seed, "query_weight": recipe.evaluation.query_weight }),
         Work::Evaluation { text, .. } => json!({
-            "text": text,
+            "text": match text {
+                SearchText::Expansion | SearchText::Gated if recipe.expansions.joint_encoding => {
+                    json!([text, "behind query"])
+                }
+                _ => json!(text),
+            },
             "query_weight": match text {
                 SearchText::Query => json!(1.0),
                 _ => json!(recipe.evaluation.query_weight),

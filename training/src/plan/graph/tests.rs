@@ -146,6 +146,12 @@ fn a_setting_changes_its_stage_and_what_follows_and_nothing_else() {
         pairs.filter(|((_, a), (_, b))| a.key != b.key).map(|((_, a), _)| a.name()).collect()
     };
     assert_eq!(changed("evaluation.query_weight=0.3"), ["evaluation", "report"]);
+    let joint = changed("expansions.joint_encoding=true");
+    assert_eq!(
+        joint,
+        ["examples", "contrastive", "vectors", "evaluation", "report"],
+        "what is written stays"
+    );
     assert_eq!(changed("contrastive.learning_rate=1"), ["contrastive", "vectors", "evaluation", "report"]);
     assert_eq!(changed("rewards.threshold=0.5")[0], "preferences");
     assert_eq!(changed("answers.max_tokens=9")[..2], ["answers", "scores"]);
