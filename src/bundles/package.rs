@@ -10,7 +10,7 @@ use expandr_models::{
     trainable::NewFolder,
     weights::sha256_of_file,
 };
-use expandr_training::Recipe;
+use expandr_training::{QueryWeight, Recipe};
 use serde_json::{Value, json};
 
 use super::now;
@@ -39,7 +39,7 @@ pub struct PackageFacts {
 /// The encoder is the trained one (`encoder/`; its adapter alone where it was trained with one beside a model that the recipe
 /// names), else the one that the recipe names. The expander is the base model that the
 /// recipe names with the run's adapter beside it; where that was trained on another model than the named one (after a
-/// warm-up), the merged model. `gate.json` comes along, `weight.json` becomes the query's default weight, and the recipe's
+/// warm-up), the merged model. `gate.json` comes along, the query's weight in the report becomes the default, and the recipe's
 /// way of writing expansions the default way. Names in the recipe that are paths of this machine become absolute.
 ///
 /// # Errors
@@ -138,7 +138,7 @@ fn defaults(run: &Path, recipe: &Recipe) -> anyhow::Result<Defaults> {
     let greedy = expansions.temperature == 0.0;
     Ok(Defaults {
         expansion: None,
-        query_weight: query_weight(&run.join("weight.json"))?,
+        query_weight: query_weight(run, recipe)?,
         max_tokens: Some(expansions.max_tokens),
         temperature: Some(expansions.temperature as f32),
         top_p: (!greedy).then_some(expansions.top_p as f32),
@@ -146,9 +146,13 @@ fn defaults(run: &Path, recipe: &Recipe) -> anyhow::Result<Defaults> {
     })
 }
 
-/// The weight that did best on the development part.
-fn query_weight(path: &Path) -> anyhow::Result<Option<f32>> {
-    let Some(chosen) = json_if_there(path)? else { return Ok(None) };
+/// The weight that the run's report was made with: the recipe's, or the one that did best on the development part.
+fn query_weight(run: &Path, recipe: &Recipe) -> anyhow::Result<Option<f32>> {
+    if let QueryWeight::Fixed(weight) = recipe.evaluation.query_weight {
+        return Ok(Some(weight as f32));
+    }
+    let path = run.join("weight.json");
+    let Some(chosen) = json_if_there(&path)? else { return Ok(None) };
     let weight = chosen["query_weight"].as_f64();
     let weight = weight.with_context(|| format!("{}: it has no `query_weight`", path.display()))?;
     Ok(Some(weight as f32))
@@ -227,7 +231,7 @@ mod tests {
     }
 
     const RECIPE_TEXT: &str = "[expander]\nmodel = \"small\"\nprompt = \"Answer: {}\"\n[encoder]\nmodel = \"mini\"\n\
-                               [expansions]\ntemperature = 0.0\nmax_tokens = 48\njoint_encoding = true\n\
+                               [expansions]\ntemperature = 0.0\nmax_tokens = 48\njoint_encoding = true\n[evaluation]\nquery_weight = \"dev\"\n\
                                [[data.sources]]\nname = \"s\"\nformat = \"pairs\"\npath = \"p.jsonl\"\n";
 
     #[test]
@@ -291,6 +295,14 @@ mod tests {
         let expander = manifest.expander.unwrap();
         assert_eq!((expander.model.as_str(), expander.adapter), ("expander", None));
         assert!(manifest.files.contains_key("expander/config.json"));
+    }
+
+    #[test]
+    fn a_weight_that_the_recipe_names_is_served() {
+        let run = run(&RECIPE_TEXT.replace("\"dev\"", "0.8"));
+        let out = tempfile::tempdir().unwrap();
+        let manifest = package(run.path(), &out.path().join("b"), PackageFacts::default()).unwrap();
+        assert_eq!(manifest.defaults.query_weight, Some(0.8), "and not the one of a weight.json from before");
     }
 
     #[test]

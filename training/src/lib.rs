@@ -47,7 +47,7 @@ pub use error::{Error, Result};
 pub use folder::Manifest;
 pub use pairs::{HeldOut, Pair, Part, Split};
 pub use plan::Stage;
-pub use recipe::Recipe;
+pub use recipe::{QueryWeight, Recipe};
 pub use reward::{Filter, Preference, RewardTerms, Verdict};
 pub use runner::{Options, PlannedStage, Run, Status};
 pub use stages::{ScoreLine, WrittenLine, WrittenText};
