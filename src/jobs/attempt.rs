@@ -154,11 +154,12 @@ impl Attempt {
 
     /// A stage begins.
     pub(super) fn stage(&self, stage: &str, why: &str) {
-        self.jobs.touch(self.number, |record| {
+        let record = self.jobs.touch(self.number, |record| {
             record.stage = Some(stage.to_owned());
             record.progress.begin_stage();
         });
-        self.jobs.events.write(&self.id, "stage", json!({"stage": stage, "why": why}));
+        let event = json!({"stage": stage, "why": why, "progress": record.progress});
+        self.jobs.events.write(&self.id, "stage", event);
         self.save();
         self.told.lock().event = None;
     }

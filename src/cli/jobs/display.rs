@@ -116,7 +116,8 @@ fn figures(progress: &Progress) -> String {
         parts.push(format!("step {step} of {steps}"));
     }
     let known = [("loss", progress.loss), ("reward_margin", progress.reward_margin)];
-    let further = progress.figures.iter().map(|(name, value)| (name.as_str(), value.as_f64()));
+    let further = progress.figures.iter().filter(|(name, _)| known.iter().all(|(known, _)| name != known));
+    let further = further.map(|(name, value)| (name.as_str(), value.as_f64()));
     for (name, value) in known.into_iter().chain(further) {
         match value {
             Some(number) if number != 0.0 && number.abs() < 0.001 => {
@@ -142,7 +143,7 @@ mod tests {
     #[test]
     fn figures_read_well() {
         let progress = json!({"unit": "steps", "done": 120, "total": 400, "fraction": 0.3, "eta_seconds": 185.0, "step": 120, "steps": 400,
-            "loss": 0.52518, "reward_margin": 0.5, "figures": {"learning_rate": 1e-5, "tokens": 12}, "trainings": {"dpo": {"step": 1}},
+            "loss": 0.52518, "reward_margin": 0.5, "figures": {"learning_rate": 1e-5, "loss": 0.52518, "tokens": 12}, "trainings": {"dpo": {"step": 1}},
             "stages_done": 2, "stages": 9});
         let progress: Progress = serde_json::from_value(progress).unwrap();
         let expected = "120/400 steps, 3 min 5 s left, loss 0.5252, reward_margin 0.5000, learning_rate 1.00e-5, tokens 12, stage 3 of 9";
