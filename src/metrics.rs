@@ -288,7 +288,7 @@ impl Metrics {
         let result = match boarding {
             Boarding::Hit => "hit",
             Boarding::Joined => "joined",
-            Boarding::Started => "miss",
+            Boarding::Started | Boarding::Refused => "miss",
         };
         self.cache_requests.with_label_values(&[result]).inc();
     }

@@ -23,6 +23,7 @@ mod error;
 pub mod expander;
 mod folder;
 pub mod gate;
+mod pace;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod trace;
@@ -36,4 +37,5 @@ pub use expander::{
     Expander, ExpanderInfo, FinishReason, Generation, GenerationRequest, GenerationStream, Sampling,
     StreamEvent,
 };
+pub use pace::Pace;
 pub use trace::TraceContext;

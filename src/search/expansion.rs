@@ -17,6 +17,9 @@ use super::{
 };
 use crate::{bundle::Bundle, metrics::Metrics};
 
+/// Tokens of English words, as a fraction.
+const TOKENS_A_WORD: (usize, usize) = (3, 2);
+
 /// The passages for one query, and what to say about them. Without passages `report` is a degraded or a skipped one.
 #[derive(Debug)]
 pub struct Passages {
@@ -108,7 +111,9 @@ async fn write_one(writing: &Writing<'_>, prompt: String, mut sampling: Sampling
     };
     sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(sample as u64));
     let key = FlightKey::new(&bundle.id, prompt, &sampling, sample);
-    let (landing, boarding) = flights.board(key, expander, sampling, deadline, watcher.passage(sample)).await;
+    let enough_tokens = min_partial_words * TOKENS_A_WORD.0 / TOKENS_A_WORD.1;
+    let (landing, boarding) =
+        flights.board(key, expander, sampling, deadline, enough_tokens, watcher.passage(sample)).await;
     metrics.count_boarding(boarding);
     let (written, cut, cached) = match landing {
         Landing::Cached(written) => (written, false, true),

@@ -24,7 +24,10 @@ use tokio::{
 
 use tracing::Instrument;
 
-use super::watch::Pieces;
+use super::{
+    forecast::{Forecast, Wanted},
+    watch::Pieces,
+};
 use crate::traces;
 
 /// What two requests must have in common to share a passage.
@@ -128,12 +131,15 @@ pub enum Boarding {
     Joined,
     /// With a new generation.
     Started,
+    /// Not at all: a new generation would come too late.
+    Refused,
 }
 
 /// The cache and the flights.
 pub struct Flights {
     cache: Cache<FlightKey, Arc<Written>>,
     flights: Arc<FlightMap>,
+    forecast: Arc<Forecast>,
 }
 
 impl Flights {
@@ -148,7 +154,7 @@ impl Flights {
             .time_to_live(time_to_live)
             .support_invalidation_closures()
             .build();
-        Self { cache, flights: Arc::default() }
+        Self { cache, flights: Arc::default(), forecast: Arc::default() }
     }
 
     /// Passages in the cache.
@@ -171,21 +177,26 @@ impl Flights {
         }
     }
 
-    /// Gets the passage of `key` from the cache, from a generation under way, or from a new one; `pieces` tells it as it comes.
+    /// Gets the passage of `key` from the cache, from a generation under way, or from a new one, unless that would come
+    /// too late to be of use, for which it needs `enough_tokens`; `pieces` tells it as it comes.
     pub async fn board(
         &self,
         key: FlightKey,
         expander: &Arc<dyn Expander>,
         sampling: Sampling,
         deadline: Instant,
+        enough_tokens: usize,
         mut pieces: Pieces<'_>,
     ) -> (Landing, Boarding) {
         if let Some(written) = self.cache.get(&key).await {
             pieces.tell(&written.text);
             return (Landing::Cached(written), Boarding::Hit);
         }
-        let (flight, boarding) = self.join_or_start(key, expander, sampling);
-        (wait(&flight, deadline, pieces).await, boarding)
+        let wanted = Wanted { max_tokens: sampling.max_tokens, enough_tokens, deadline };
+        match self.join_or_start(key, expander, sampling, wanted) {
+            Ok((flight, boarding)) => (wait(&flight, deadline, pieces).await, boarding),
+            Err(detail) => (Landing::Overloaded(detail), Boarding::Refused),
+        }
     }
 
     fn join_or_start(
@@ -193,10 +204,15 @@ impl Flights {
         key: FlightKey,
         expander: &Arc<dyn Expander>,
         sampling: Sampling,
-    ) -> (Arc<Flight>, Boarding) {
+        wanted: Wanted,
+    ) -> Result<(Arc<Flight>, Boarding), String> {
         let mut flights = self.flights.lock();
         if let Some(flight) = flights.get(&key).and_then(Weak::upgrade) {
-            return (flight, Boarding::Joined);
+            return Ok((flight, Boarding::Joined));
+        }
+        let places = expander.info().concurrency;
+        if let Some(detail) = self.forecast.too_late(wanted, flights.len(), places, Instant::now()) {
+            return Err(detail);
         }
         let (sender, state) = watch::channel(FlightState::default());
         let kind = if expander.info().engine == "openai" { "client" } else { "internal" };
@@ -207,6 +223,7 @@ impl Flights {
             GenerationRequest { prompt: key.prompt.clone(), sampling },
             self.cache.clone(),
             key.clone(),
+            self.forecast.clone(),
         );
         // A generation that several searches share is part of the trace that began it.
         let task = tokio::spawn(TraceContext::scope(traces::of(&span), flight).instrument(span));
@@ -217,7 +234,7 @@ impl Flights {
             flights: Arc::downgrade(&self.flights),
         });
         flights.insert(key, Arc::downgrade(&flight));
-        (flight, Boarding::Started)
+        Ok((flight, Boarding::Started))
     }
 }
 
@@ -249,10 +266,11 @@ async fn fly(
     request: GenerationRequest,
     cache: Cache<FlightKey, Arc<Written>>,
     key: FlightKey,
+    forecast: Arc<Forecast>,
 ) {
     let start = Instant::now();
     let outcome = match expander.generate(request).await {
-        Ok(stream) => follow(stream, &state, start).await,
+        Ok(stream) => follow(stream, &state, start, &forecast).await,
         Err(error) => Err(error),
     };
     let outcome = match outcome {
@@ -271,15 +289,21 @@ async fn follow(
     mut stream: GenerationStream,
     state: &watch::Sender<FlightState>,
     start: Instant,
+    forecast: &Forecast,
 ) -> Result<FinishReason, Error> {
+    // From when it has its place.
+    let mut writing = forecast.follow(Instant::now());
     while let Some(event) = stream.next().await {
         match event? {
-            StreamEvent::Text { text, tokens } => state.send_modify(|state| {
-                let written = &mut state.written;
-                written.first_token.get_or_insert_with(|| start.elapsed());
-                written.text.push_str(&text);
-                written.output_tokens += tokens;
-            }),
+            StreamEvent::Text { text, tokens } => {
+                writing.came(tokens, Instant::now());
+                state.send_modify(|state| {
+                    let written = &mut state.written;
+                    written.first_token.get_or_insert_with(|| start.elapsed());
+                    written.text.push_str(&text);
+                    written.output_tokens += tokens;
+                });
+            }
             StreamEvent::Finished(reason) => return Ok(reason),
         }
     }

@@ -9,6 +9,7 @@ pub mod defaults;
 pub mod expansion;
 mod failure;
 pub mod flight;
+mod forecast;
 mod lookup;
 mod pipeline;
 mod ranking;

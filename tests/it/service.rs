@@ -341,6 +341,36 @@ async fn a_dropped_request_stops_its_generation_but_not_its_neighbours() {
 }
 
 #[tokio::test]
+async fn a_passage_that_would_come_too_late_is_not_begun() {
+    let double = Arc::new(Double::filled(Setup { script: slow(), ..Setup::default() }).await);
+    let ask = |query: String, expansion: Value| {
+        let double = double.clone();
+        async move { double.search(json!({"query": query, "expansion": expansion})).await }
+    };
+    // Four places, and 64 tokens of 20 ms.
+    let busy: Vec<_> =
+        (0..4).map(|n| tokio::spawn(ask(format!("frogs {n}"), json!({"timeout_ms": 9000})))).collect();
+    while double.expander.counts().tokens < 40 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (status, late) = ask("whales".into(), json!({"timeout_ms": 600})).await;
+    assert_eq!((status, &late["expansion"]["reason"]), (200, &json!("overloaded")), "{late}");
+    assert!(late["expansion"]["detail"].as_str().unwrap().contains("this one would take"), "{late}");
+    assert!(late["took_ms"].as_f64().unwrap() < 500.0, "its budget is not waited for: {late}");
+    let (status, strict) = ask("whales".into(), json!({"timeout_ms": 600, "on_failure": "fail"})).await;
+    assert_eq!((status, &strict["code"]), (503, &json!("expansion_failed")), "{strict}");
+    assert_eq!(double.expander.counts().started, 4);
+    // Who wants what is being written gets it, and who has the time gets a place.
+    let (_, joined) = ask("frogs 0".into(), json!({"timeout_ms": 600})).await;
+    assert_eq!(joined["expansion"]["status"], "applied", "{joined}");
+    let (_, patient) = ask("whales".into(), json!({"timeout_ms": 9000, "max_tokens": 20})).await;
+    assert_eq!(patient["expansion"]["status"], "applied", "{patient}");
+    for busy in busy {
+        assert_eq!(busy.await.unwrap().1["expansion"]["status"], "applied");
+    }
+}
+
+#[tokio::test]
 async fn who_would_wait_too_long_for_the_encoder_is_told_to_come_back() {
     let double = Double::filled(Setup::default()).await;
     let search = |expansion: Value| json!({"query": "a", "expansion": expansion});

@@ -32,13 +32,12 @@ use super::{
     checkpoint::Checkpoint,
     config::Architecture,
     model::{TextModel, normalize},
-    pace::Pace,
     packed::PackedBert,
     padded::PaddedBert,
     queue::{Admission, Places, Queue, Request, Work},
     tokenize::TextTokenizer,
 };
-use crate::{Error, Result, device::DeviceChoice};
+use crate::{Error, Pace, Result, device::DeviceChoice};
 
 /// Texts that are tokenised together and then passed on. Longer pieces are sorted better, shorter ones start sooner.
 const TOKENIZED_TOGETHER: usize = 128;

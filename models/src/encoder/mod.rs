@@ -12,7 +12,6 @@ pub(crate) mod checkpoint;
 pub(crate) mod config;
 mod local;
 pub(crate) mod model;
-mod pace;
 mod packed;
 mod padded;
 mod queue;

@@ -1,0 +1,212 @@
+//! Whether a passage that is asked for now would come in time. Where more is asked of a language model than it can write, those
+//! who can't be served in time are told so at once: else they would wait out their budgets, take the places of those who can
+//! be served, and nobody would get a passage.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use expandr_models::Pace;
+use tokio::time::Instant;
+
+/// What estimates are multiplied by: passages that come at the last moment come too late as often as not.
+const MARGIN: f64 = 1.2;
+
+/// Tokens that are measured together: single steps of a model take very different times, as it reads prompts between.
+const MEASURED_TOGETHER: usize = 8;
+
+/// How fast passages have been written lately.
+#[derive(Debug, Default)]
+pub(super) struct Forecast {
+    lately: Paces,
+    /// While no other was being written.
+    alone: Paces,
+    /// Passages that are being written.
+    writing: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Paces {
+    /// From its place to a passage's first token.
+    first_token: Pace,
+    /// From one token of a passage to the next.
+    token: Pace,
+}
+
+impl Paces {
+    fn time_for(&self, tokens: usize) -> Duration {
+        self.first_token.time_for(1) + self.token.time_for(tokens)
+    }
+}
+
+/// A passage that is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// Its tokens, at most.
+    pub(super) max_tokens: usize,
+    /// With so many it is of use.
+    pub(super) enough_tokens: usize,
+    /// When it is wanted.
+    pub(super) deadline: Instant,
+}
+
+impl Forecast {
+    /// Why a passage that is `wanted` `now` would be of no use, where `under_way` others are asked of a model that writes
+    /// `places` at once; none where it would, or where that is not known.
+    ///
+    /// All of its tokens must come in time where that is possible at all; where its budget is too short even for a passage that is
+    /// written alone, enough of them must, for what is there by then is used.
+    pub(super) fn too_late(
+        &self,
+        wanted: Wanted,
+        under_way: usize,
+        places: usize,
+        now: Instant,
+    ) -> Option<String> {
+        if under_way == 0 {
+            // How fast an idle model is, only it can show: what was noted may be from when it was busy.
+            return None;
+        }
+        let left = wanted.deadline.saturating_duration_since(now);
+        let passage = self.lately.time_for(wanted.max_tokens).mul_f64(MARGIN);
+        let needed = if under_way >= places {
+            passage + passage.mul_f64((under_way - places + 1) as f64 / places.max(1) as f64)
+        } else if self.alone.time_for(wanted.max_tokens).mul_f64(MARGIN) <= left {
+            passage
+        } else {
+            self.lately.time_for(wanted.enough_tokens.min(wanted.max_tokens))
+        };
+        (needed > left).then(|| {
+            format!(
+                "{under_way} passages are under way: this one would take {} ms, and {} ms are left; ask again later, or with a \
+                 larger budget",
+                needed.as_millis(),
+                left.as_millis()
+            )
+        })
+    }
+
+    /// Follows a passage that got its place at `start`.
+    pub(super) fn follow(&self, start: Instant) -> Writing<'_> {
+        self.writing.fetch_add(1, Ordering::Relaxed);
+        Writing { forecast: self, since: start, tokens: None }
+    }
+}
+
+/// A passage that is being written.
+pub(super) struct Writing<'a> {
+    forecast: &'a Forecast,
+    since: Instant,
+    /// Those that came since then; none before the first.
+    tokens: Option<usize>,
+}
+
+impl Writing<'_> {
+    /// So many more tokens are there `now`.
+    pub(super) fn came(&mut self, tokens: usize, now: Instant) {
+        let took = now - self.since;
+        match &mut self.tokens {
+            None => self.note(|paces| paces.first_token.note(1, took)),
+            Some(before) => {
+                *before += tokens;
+                let tokens = *before;
+                if tokens < MEASURED_TOGETHER {
+                    return;
+                }
+                self.note(|paces| paces.token.note(tokens, took));
+            }
+        }
+        (self.since, self.tokens) = (now, Some(0));
+    }
+
+    fn note(&self, note: impl Fn(&Paces)) {
+        note(&self.forecast.lately);
+        if self.forecast.writing.load(Ordering::Relaxed) == 1 {
+            note(&self.forecast.alone);
+        }
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let lately = &self.forecast.lately;
+        let waited = self.since.elapsed();
+        // Who was cut off before the first token came says that it takes so long at least.
+        if self.tokens.is_none() && waited > lately.first_token.time_for(1) {
+            lately.first_token.note(1, waited);
+        }
+        self.forecast.writing.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Notes 100 ms to the first token and `token_ms` for each, beside so many others.
+    fn note(forecast: &Forecast, token_ms: u64, others: usize) {
+        let start = Instant::now();
+        let _others: Vec<Writing<'_>> = (0..others).map(|_| forecast.follow(start)).collect();
+        for _ in 0..100 {
+            let mut writing = forecast.follow(start);
+            writing.came(1, start + Duration::from_millis(100));
+            for token in 1..=8 {
+                writing.came(1, start + Duration::from_millis(100 + token * token_ms));
+            }
+        }
+    }
+
+    /// Of a model that writes four at once.
+    fn too_late(forecast: &Forecast, under_way: usize, left_ms: u64) -> Option<String> {
+        let now = Instant::now();
+        let deadline = now + Duration::from_millis(left_ms);
+        forecast.too_late(Wanted { max_tokens: 64, enough_tokens: 12, deadline }, under_way, 4, now)
+    }
+
+    #[test]
+    fn an_idle_model_and_an_unknown_one_get_the_benefit_of_the_doubt() {
+        let forecast = Forecast::default();
+        assert_eq!(too_late(&forecast, 64, 1), None);
+        note(&forecast, 10, 3);
+        assert_eq!(too_late(&forecast, 0, 1), None);
+        assert!(too_late(&forecast, 64, 1).is_some());
+    }
+
+    #[test]
+    fn all_of_a_passage_must_come_in_time_where_it_can_and_else_enough_of_it() {
+        let forecast = Forecast::default();
+        note(&forecast, 5, 0);
+        note(&forecast, 10, 3);
+        // A passage takes 420 ms alone and 740 ms in company, with the margin 504 and 888 ms.
+        assert!(too_late(&forecast, 3, 880).is_some());
+        assert_eq!(too_late(&forecast, 3, 900), None);
+        assert!(too_late(&forecast, 3, 510).is_some(), "alone it would be in time");
+        // With less there is no hope of a whole one: 100 ms and 12 tokens will do.
+        assert_eq!(too_late(&forecast, 3, 490), None);
+        assert_eq!(too_late(&forecast, 3, 230), None);
+        assert!(too_late(&forecast, 3, 210).is_some());
+    }
+
+    #[test]
+    fn who_was_cut_off_before_the_first_token_counts() {
+        let forecast = Forecast::default();
+        note(&forecast, 10, 0);
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(2)).unwrap();
+        drop(forecast.follow(long_ago));
+        // 10 % of 2 s, 90 % of 100 ms, and 12 tokens.
+        assert!(too_late(&forecast, 3, 380).is_some());
+        assert_eq!(too_late(&forecast, 3, 420), None);
+    }
+
+    #[test]
+    fn who_has_to_wait_for_a_place_needs_time_for_that_too() {
+        let forecast = Forecast::default();
+        note(&forecast, 10, 3);
+        // A quarter of a passage is the wait for the next of four places.
+        assert!(too_late(&forecast, 4, 1100).is_some());
+        assert_eq!(too_late(&forecast, 4, 1120), None);
+        let detail = too_late(&forecast, 7, 900).unwrap();
+        assert!(detail.contains("would take 1776 ms, and 900 ms are left"), "{detail}");
+    }
+}
