@@ -37,5 +37,5 @@ pub use expander::{
     Expander, ExpanderInfo, FinishReason, Generation, GenerationRequest, GenerationStream, Sampling,
     StreamEvent,
 };
-pub use pace::Pace;
+pub use pace::{Mean, Pace};
 pub use trace::TraceContext;

@@ -291,8 +291,7 @@ async fn follow(
     start: Instant,
     forecast: &Forecast,
 ) -> Result<FinishReason, Error> {
-    // From when it has its place.
-    let mut writing = forecast.follow(Instant::now());
+    let mut writing = forecast.follow(start);
     while let Some(event) = stream.next().await {
         match event? {
             StreamEvent::Text { text, tokens } => {

@@ -7,11 +7,12 @@ use std::{
     time::Duration,
 };
 
-use expandr_models::Pace;
+use expandr_models::{Mean, Pace};
 use tokio::time::Instant;
 
-/// What estimates are multiplied by: passages that come at the last moment come too late as often as not.
-const MARGIN: f64 = 1.2;
+/// What estimates are multiplied by: passages that come at the last moment come too late as often as not, and prompts that are
+/// read after theirs hold them up.
+const MARGIN: f64 = 1.4;
 
 /// Tokens that are measured together: single steps of a model take very different times, as it reads prompts between.
 const MEASURED_TOGETHER: usize = 8;
@@ -20,6 +21,8 @@ const MEASURED_TOGETHER: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Forecast {
     lately: Paces,
+    /// How many were being written then.
+    company: Mean,
     /// While no other was being written.
     alone: Paces,
     /// Passages that are being written.
@@ -28,16 +31,10 @@ pub(super) struct Forecast {
 
 #[derive(Debug, Default)]
 struct Paces {
-    /// From its place to a passage's first token.
+    /// From when a passage is asked for, its wait for a place included, to its first token.
     first_token: Pace,
     /// From one token of a passage to the next.
     token: Pace,
-}
-
-impl Paces {
-    fn time_for(&self, tokens: usize) -> Duration {
-        self.first_token.time_for(1) + self.token.time_for(tokens)
-    }
 }
 
 /// A passage that is asked for.
@@ -69,13 +66,14 @@ impl Forecast {
             return None;
         }
         let left = wanted.deadline.saturating_duration_since(now);
-        let passage = self.lately.time_for(wanted.max_tokens).mul_f64(MARGIN);
+        let writing = (under_way + 1).min(places);
+        let passage = self.time_for(wanted.max_tokens, writing).mul_f64(MARGIN);
         let needed = if under_way >= places {
             passage + passage.mul_f64((under_way - places + 1) as f64 / places.max(1) as f64)
-        } else if self.alone.time_for(wanted.max_tokens).mul_f64(MARGIN) <= left {
+        } else if self.time_for(wanted.max_tokens, 1).mul_f64(MARGIN) <= left {
             passage
         } else {
-            self.lately.time_for(wanted.enough_tokens.min(wanted.max_tokens))
+            self.time_for(wanted.enough_tokens.min(wanted.max_tokens), writing)
         };
         (needed > left).then(|| {
             format!(
@@ -87,7 +85,20 @@ impl Forecast {
         })
     }
 
-    /// Follows a passage that got its place at `start`.
+    /// The time of a passage of so many tokens among `writing`, itself included. A step of a model takes longer the more
+    /// passages there are, by as much for each: between what was measured alone and lately, and beyond that.
+    fn time_for(&self, tokens: usize, writing: usize) -> Duration {
+        let seconds = |pace: &Pace| pace.time_for(1).as_secs_f64();
+        let (token, alone, company) =
+            (seconds(&self.lately.token), seconds(&self.alone.token), self.company.value());
+        let each =
+            if company > 1.5 && alone > 0.0 { (token - alone).max(0.0) / (company - 1.0) } else { 0.0 };
+        let token = (token + each * (writing as f64 - company)).max(alone);
+        let first_token = if writing > 1 { &self.lately } else { &self.alone }.first_token.time_for(1);
+        first_token + Duration::try_from_secs_f64(token * tokens as f64).unwrap_or(Duration::MAX)
+    }
+
+    /// Follows a passage that was asked for at `start`.
     pub(super) fn follow(&self, start: Instant) -> Writing<'_> {
         self.writing.fetch_add(1, Ordering::Relaxed);
         Writing { forecast: self, since: start, tokens: None }
@@ -115,6 +126,7 @@ impl Writing<'_> {
                     return;
                 }
                 self.note(|paces| paces.token.note(tokens, took));
+                self.forecast.company.note(self.forecast.writing.load(Ordering::Relaxed) as f64);
             }
         }
         (self.since, self.tokens) = (now, Some(0));
@@ -178,20 +190,40 @@ mod tests {
         let forecast = Forecast::default();
         note(&forecast, 5, 0);
         note(&forecast, 10, 3);
-        // A passage takes 420 ms alone and 740 ms in company, with the margin 504 and 888 ms.
-        assert!(too_late(&forecast, 3, 880).is_some());
-        assert_eq!(too_late(&forecast, 3, 900), None);
-        assert!(too_late(&forecast, 3, 510).is_some(), "alone it would be in time");
+        // A passage takes 420 ms alone and 740 ms in company, with the margin 588 and 1036 ms.
+        assert!(too_late(&forecast, 3, 1030).is_some());
+        assert_eq!(too_late(&forecast, 3, 1050), None);
+        assert!(too_late(&forecast, 3, 600).is_some(), "alone it would be in time");
         // With less there is no hope of a whole one: 100 ms and 12 tokens will do.
-        assert_eq!(too_late(&forecast, 3, 490), None);
+        assert_eq!(too_late(&forecast, 3, 580), None);
         assert_eq!(too_late(&forecast, 3, 230), None);
         assert!(too_late(&forecast, 3, 210).is_some());
+    }
+
+    #[test]
+    fn the_more_are_written_the_longer_each_takes() {
+        let forecast = Forecast::default();
+        note(&forecast, 5, 0);
+        note(&forecast, 15, 10);
+        // 5 ms a token alone and 15 ms among eleven: 1 ms more for each.
+        assert_eq!(forecast.time_for(100, 1).as_millis(), 600);
+        assert!(
+            (1090..=1110).contains(&forecast.time_for(100, 6).as_millis()),
+            "{:?}",
+            forecast.time_for(100, 6)
+        );
+        assert!(
+            (2590..=2610).contains(&forecast.time_for(100, 21).as_millis()),
+            "{:?}",
+            forecast.time_for(100, 21)
+        );
     }
 
     #[test]
     fn who_was_cut_off_before_the_first_token_counts() {
         let forecast = Forecast::default();
         note(&forecast, 10, 0);
+        note(&forecast, 10, 3);
         let long_ago = Instant::now().checked_sub(Duration::from_secs(2)).unwrap();
         drop(forecast.follow(long_ago));
         // 10 % of 2 s, 90 % of 100 ms, and 12 tokens.
@@ -204,9 +236,9 @@ mod tests {
         let forecast = Forecast::default();
         note(&forecast, 10, 3);
         // A quarter of a passage is the wait for the next of four places.
-        assert!(too_late(&forecast, 4, 1100).is_some());
-        assert_eq!(too_late(&forecast, 4, 1120), None);
+        assert!(too_late(&forecast, 4, 1290).is_some());
+        assert_eq!(too_late(&forecast, 4, 1300), None);
         let detail = too_late(&forecast, 7, 900).unwrap();
-        assert!(detail.contains("would take 1776 ms, and 900 ms are left"), "{detail}");
+        assert!(detail.contains("would take 2072 ms, and 900 ms are left"), "{detail}");
     }
 }
