@@ -25,7 +25,7 @@ use tokio::{
 use tracing::Instrument;
 
 use super::{
-    forecast::{Forecast, Wanted},
+    forecast::{Forecast, Wanted, Writing},
     watch::Pieces,
 };
 use crate::traces;
@@ -214,6 +214,7 @@ impl Flights {
         if let Some(detail) = self.forecast.too_late(wanted, flights.len(), places, Instant::now()) {
             return Err(detail);
         }
+        let has_place = flights.len() < places;
         let (sender, state) = watch::channel(FlightState::default());
         let kind = if expander.info().engine == "openai" { "client" } else { "internal" };
         let span = tracing::debug_span!("generate", otel.kind = kind);
@@ -224,6 +225,7 @@ impl Flights {
             self.cache.clone(),
             key.clone(),
             self.forecast.clone(),
+            has_place,
         );
         // A generation that several searches share is part of the trace that began it.
         let task = tokio::spawn(TraceContext::scope(traces::of(&span), flight).instrument(span));
@@ -267,10 +269,15 @@ async fn fly(
     cache: Cache<FlightKey, Arc<Written>>,
     key: FlightKey,
     forecast: Arc<Forecast>,
+    has_place: bool,
 ) {
     let start = Instant::now();
     let outcome = match expander.generate(request).await {
-        Ok(stream) => follow(stream, &state, start, &forecast).await,
+        Ok(stream) => {
+            // The wait for a place of others is no part of what a passage takes.
+            let writing = forecast.follow(if has_place { start } else { Instant::now() });
+            follow(stream, &state, start, writing).await
+        }
         Err(error) => Err(error),
     };
     let outcome = match outcome {
@@ -289,9 +296,8 @@ async fn follow(
     mut stream: GenerationStream,
     state: &watch::Sender<FlightState>,
     start: Instant,
-    forecast: &Forecast,
+    mut writing: Writing<'_>,
 ) -> Result<FinishReason, Error> {
-    let mut writing = forecast.follow(start);
     while let Some(event) = stream.next().await {
         match event? {
             StreamEvent::Text { text, tokens } => {

@@ -2,10 +2,7 @@
 //! who can't be served in time are told so at once: else they would wait out their budgets, take the places of those who can
 //! be served, and nobody would get a passage.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use expandr_models::{Mean, Pace};
 use tokio::time::Instant;
@@ -31,7 +28,7 @@ pub(super) struct Forecast {
 
 #[derive(Debug, Default)]
 struct Paces {
-    /// From when a passage is asked for, its wait for a place included, to its first token.
+    /// From when a passage is asked for, or has waited for a place, to its first token.
     first_token: Pace,
     /// From one token of a passage to the next.
     token: Pace,
@@ -65,29 +62,29 @@ impl Forecast {
             // How fast an idle model is, only it can show: what was noted may be from when it was busy.
             return None;
         }
-        let left = wanted.deadline.saturating_duration_since(now);
+        let left = wanted.deadline.saturating_duration_since(now).as_secs_f64();
         let writing = (under_way + 1).min(places);
-        let passage = self.time_for(wanted.max_tokens, writing).mul_f64(MARGIN);
+        let passage = MARGIN * self.seconds_for(wanted.max_tokens, writing);
         let needed = if under_way >= places {
-            passage + passage.mul_f64((under_way - places + 1) as f64 / places.max(1) as f64)
-        } else if self.time_for(wanted.max_tokens, 1).mul_f64(MARGIN) <= left {
+            passage + passage * (under_way - places + 1) as f64 / places.max(1) as f64
+        } else if MARGIN * self.seconds_for(wanted.max_tokens, 1) <= left {
             passage
         } else {
-            self.time_for(wanted.enough_tokens.min(wanted.max_tokens), writing)
+            self.seconds_for(wanted.enough_tokens.min(wanted.max_tokens), writing)
         };
         (needed > left).then(|| {
             format!(
-                "{under_way} passages are under way: this one would take {} ms, and {} ms are left; ask again later, or with a \
+                "{under_way} passages are under way: this one would take {:.0} ms, and {:.0} ms are left; ask again later, or with a \
                  larger budget",
-                needed.as_millis(),
-                left.as_millis()
+                needed * 1000.0,
+                left * 1000.0
             )
         })
     }
 
-    /// The time of a passage of so many tokens among `writing`, itself included. A step of a model takes longer the more
+    /// The seconds that a passage of so many tokens takes among `writing`, itself included. A step of a model takes longer the more
     /// passages there are, by as much for each: between what was measured alone and lately, and beyond that.
-    fn time_for(&self, tokens: usize, writing: usize) -> Duration {
+    fn seconds_for(&self, tokens: usize, writing: usize) -> f64 {
         let seconds = |pace: &Pace| pace.time_for(1).as_secs_f64();
         let (token, alone, company) =
             (seconds(&self.lately.token), seconds(&self.alone.token), self.company.value());
@@ -95,10 +92,10 @@ impl Forecast {
             if company > 1.5 && alone > 0.0 { (token - alone).max(0.0) / (company - 1.0) } else { 0.0 };
         let token = (token + each * (writing as f64 - company)).max(alone);
         let first_token = if writing > 1 { &self.lately } else { &self.alone }.first_token.time_for(1);
-        first_token + Duration::try_from_secs_f64(token * tokens as f64).unwrap_or(Duration::MAX)
+        first_token.as_secs_f64() + token * tokens as f64
     }
 
-    /// Follows a passage that was asked for at `start`.
+    /// Follows a passage that was asked for at `start`, or has waited for its place until then.
     pub(super) fn follow(&self, start: Instant) -> Writing<'_> {
         self.writing.fetch_add(1, Ordering::Relaxed);
         Writing { forecast: self, since: start, tokens: None }
@@ -154,6 +151,8 @@ impl Drop for Writing<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// Notes 100 ms to the first token and `token_ms` for each, beside so many others.
@@ -206,17 +205,10 @@ mod tests {
         note(&forecast, 5, 0);
         note(&forecast, 15, 10);
         // 5 ms a token alone and 15 ms among eleven: 1 ms more for each.
-        assert_eq!(forecast.time_for(100, 1).as_millis(), 600);
-        assert!(
-            (1090..=1110).contains(&forecast.time_for(100, 6).as_millis()),
-            "{:?}",
-            forecast.time_for(100, 6)
-        );
-        assert!(
-            (2590..=2610).contains(&forecast.time_for(100, 21).as_millis()),
-            "{:?}",
-            forecast.time_for(100, 21)
-        );
+        for (writing, seconds) in [(1, 0.6), (6, 1.1), (21, 2.6)] {
+            let forecast = forecast.seconds_for(100, writing);
+            assert!((forecast - seconds).abs() < 0.001, "{forecast} s among {writing}");
+        }
     }
 
     #[test]
