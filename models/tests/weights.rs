@@ -14,7 +14,7 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::{llama, quantized_llama};
 use expandr_models::weights::{
     CheckpointKind, DEFAULT_ENCODER, DEFAULT_EXPANDER, DEFAULT_EXPANDER_GGUF, PullAction, PullOptions, Role,
-    Verification, convert_gguf, list, pull, resolve,
+    Verification, convert_gguf, convert_into_store, list, pull, resolve,
 };
 use tokenizers::Tokenizer;
 
@@ -170,6 +170,33 @@ fn a_converted_llama_gives_the_logits_of_its_gguf() {
     let difference =
         relative_difference(&quantised_logits(&gguf, &tokens), &converted_logits(&target, &tokens));
     assert!(difference < 1e-5, "{difference}");
+}
+
+#[test]
+fn a_gguf_becomes_a_checkpoint_of_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let gguf = folder.path().join("tiny.q8_0.gguf");
+    write_gguf(&gguf, "qwen2", "qwen2");
+    let store = folder.path().join("store");
+    let made = convert_into_store(&gguf, &store, None, |_, _| ()).unwrap();
+    assert_eq!(made, store.join("tiny.q8_0"));
+    let found = list(&store, true).unwrap();
+    assert_eq!(found.len(), 1, "nothing else is left: {found:?}");
+    assert_eq!((found[0].name.as_str(), &found[0].verification), ("tiny.q8_0", &Verification::Verified));
+    assert_eq!(resolve(&store, "tiny.q8_0", Role::Expander).unwrap().path, made);
+
+    for (name, refusal) in [
+        (None, "already there; give another name"),
+        (Some("a/b"), "can't be a checkpoint's name"),
+        (Some(".hidden"), "can't be a checkpoint's name"),
+        (Some(DEFAULT_EXPANDER), "name of default weights"),
+    ] {
+        let error = convert_into_store(&gguf, &store, name, |_, _| ()).unwrap_err().to_string();
+        assert!(error.contains(refusal), "{name:?}: {error}");
+    }
+    std::fs::write(&gguf, b"GGUF").unwrap();
+    convert_into_store(&gguf, &store, Some("other"), |_, _| ()).unwrap_err();
+    assert!(!store.join("other").exists());
 }
 
 #[test]

@@ -30,6 +30,15 @@ enum ModelsCommand {
         #[arg(long)]
         verify: bool,
     },
+    /// Convert a GGUF language model (llama or qwen2) into a folder of the models folder, exactly, in f32: the form that our
+    /// own decoder serves on a CPU and that can be trained.
+    Convert {
+        /// The file.
+        gguf: PathBuf,
+        /// Its name in the models folder; default: the file's, without .gguf.
+        #[arg(long)]
+        name: Option<String>,
+    },
 }
 
 pub(super) async fn run(args: ModelsArgs) -> anyhow::Result<()> {
@@ -53,7 +62,19 @@ pub(super) async fn run(args: ModelsArgs) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        ModelsCommand::Convert { gguf, name } => convert(gguf, models_dir, name).await,
     }
+}
+
+async fn convert(gguf: PathBuf, models_dir: PathBuf, name: Option<String>) -> anyhow::Result<()> {
+    let made = tokio::task::spawn_blocking(move || {
+        weights::convert_into_store(&gguf, &models_dir, name.as_deref(), |done, total| {
+            eprintln!("converting {}: {done} of {total} tensors", gguf.display());
+        })
+    })
+    .await??;
+    println!("{}", made.display());
+    Ok(())
 }
 
 /// Fetches the default weights and says on standard error what happens.

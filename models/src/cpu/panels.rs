@@ -47,6 +47,11 @@ impl Panels {
         Self { data: Data::new(plain, inputs, precision, team), inputs, outputs }
     }
 
+    /// Numbers in a row that is multiplied.
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
     /// Copies the weights of one output.
     pub(crate) fn copy_row(&self, output: usize, row: &mut [f32]) {
         let (panel, column) = (output / WIDTH, output % WIDTH);

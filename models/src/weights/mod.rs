@@ -18,6 +18,7 @@ mod registry;
 mod resolve;
 mod safetensors_file;
 mod store;
+mod stored_gguf;
 mod tokenizer;
 mod wheel;
 
@@ -32,3 +33,4 @@ pub use registry::{
     DEFAULT_ENCODER, DEFAULT_EXPANDER, DEFAULT_EXPANDER_GGUF, DefaultWeights, default_weights,
 };
 pub use resolve::{CheckpointKind, Resolved, Role, adapted_id, resolve, weights_id};
+pub use stored_gguf::convert_into_store;

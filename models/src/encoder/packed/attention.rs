@@ -1,14 +1,13 @@
 //! Attention over packed texts: each token looks at the tokens of its own text only.
 
-use rayon::prelude::*;
-
 use super::kernels;
-use crate::cpu::{Buffer, Matrix, multiply};
+use crate::cpu::{Buffer, Matrix, Team, multiply};
 
 /// Buffers of [`attend`].
 #[derive(Default)]
 pub(super) struct Scratch {
-    head: HeadScratch,
+    /// One a head, or the first for all of them.
+    heads: Vec<HeadScratch>,
     outputs: Buffer,
 }
 
@@ -42,10 +41,11 @@ pub(super) fn attend(
     lengths: &[usize],
     heads: usize,
     scratch: &mut Scratch,
-    threads: usize,
+    team: &Team,
 ) {
     let hidden = bias.len() / 3;
     let head_width = hidden / heads;
+    scratch.heads.resize_with(heads, HeadScratch::default);
     let (mut context, mut projections) = (context, projections);
     for &length in lengths {
         let (text_context, rest) = context.split_at_mut(length * hidden);
@@ -55,21 +55,20 @@ pub(super) fn attend(
             continue;
         }
         let text = Text { projections: text_projections, bias, length, hidden, head_width };
-        if threads == 1 {
+        if team.threads() == 1 {
+            let scratch = &mut scratch.heads[0];
             for head in 0..heads {
-                text.attend_head(head, &mut scratch.head);
-                text.write_head(head, text_context, scratch.head.output.get(length * head_width));
+                text.attend_head(head, scratch);
+                text.write_head(head, text_context, scratch.output.get(length * head_width));
             }
             continue;
         }
         let outputs = scratch.outputs.get(length * hidden);
-        outputs.par_chunks_mut(length * head_width).enumerate().for_each_init(
-            HeadScratch::default,
-            |scratch, (head, out)| {
-                text.attend_head(head, scratch);
-                out.copy_from_slice(scratch.output.get(length * head_width));
-            },
-        );
+        let places = outputs.chunks_mut(length * head_width).zip(&mut scratch.heads);
+        team.each(places.enumerate().collect(), |(head, (out, scratch))| {
+            text.attend_head(head, scratch);
+            out.copy_from_slice(scratch.output.get(length * head_width));
+        });
         for (head, output) in outputs.chunks_exact(length * head_width).enumerate() {
             text.write_head(head, text_context, output);
         }

@@ -2,22 +2,22 @@
 //! arithmetic is spent on padding and no mask is needed. Only attention looks at where a text begins and ends.
 //!
 //! The buffers between the steps belong to a [`Workspace`] and are used again, because allocating them anew for every
-//! batch costs as much as a quarter of the time.
+//! batch costs as much as a quarter of the time. The weights are arranged once ([`Panels`]): a query has a dozen tokens, for
+//! which a general matrix product spends three quarters of its time on arranging them. And so a text's vector is the same
+//! bits alone and in any company.
 
 mod attention;
 mod kernels;
 
-use rayon::prelude::*;
-
 use super::{
     Pooling,
-    bert::{BertWeights, Linear, Norm},
+    bert::{self, BertWeights, Norm},
     config::BertConfig,
     model::{self, BatchSize, TextModel},
 };
 use crate::{
     Error, Result,
-    cpu::{Buffer, Matrix, multiply},
+    cpu::{Buffer, Panels, Precision, Store, Team, Tiles, product},
 };
 
 /// Rows that go through both feed-forward matrices at a time, so that what lies between them (four times as wide
@@ -30,8 +30,11 @@ const LARGEST_SHARE: f64 = 0.75;
 /// A BERT that embeds packed texts.
 pub(crate) struct PackedBert {
     model: Model,
+    /// One a thread.
     workspaces: Vec<Workspace>,
-    pool: rayon::ThreadPool,
+    team: Team,
+    /// A thread of the team, when each works by itself.
+    alone: Team,
 }
 
 struct Model {
@@ -53,6 +56,13 @@ struct Layer {
     output_norm: Norm,
 }
 
+/// y = x·Wᵀ + b.
+struct Linear {
+    weight: Panels,
+    /// One an output.
+    bias: Vec<f32>,
+}
+
 /// Buffers of one forward pass; they grow to the largest batch seen.
 #[derive(Default)]
 struct Workspace {
@@ -61,6 +71,7 @@ struct Workspace {
     projections: Buffer,
     context: Buffer,
     intermediate: Buffer,
+    tiles: Tiles,
     attention: attention::Scratch,
 }
 
@@ -72,31 +83,39 @@ impl PackedBert {
         pooling: Pooling,
         threads: usize,
     ) -> Result<Self> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|index| format!("encoder-{index}"))
-            .build()
-            .map_err(|e| Error::Engine {
+        let start = |threads| {
+            Team::new(threads, "encoder").map_err(|e| Error::Engine {
                 what: "encoder",
                 detail: format!("its threads don't start: {e}"),
-            })?;
-        let layers = weights.layers.into_iter().map(|layer| Layer {
-            projections: Linear {
+            })
+        };
+        let (team, alone) = (start(threads)?, start(1)?);
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let arrange = |linear: bert::Linear, inputs: usize| Linear {
+            weight: Panels::new(&linear.weight, inputs, Precision::Exact, &team),
+            bias: linear.bias,
+        };
+        let layers = weights.layers.into_iter().map(|layer| {
+            let projections = bert::Linear {
                 weight: [layer.query.weight, layer.key.weight, layer.value.weight].concat(),
                 bias: [layer.query.bias, layer.key.bias, layer.value.bias].concat(),
-            },
-            output: layer.output,
-            attention_norm: layer.attention_norm,
-            up: layer.up,
-            down: layer.down,
-            output_norm: layer.output_norm,
+            };
+            Layer {
+                projections: arrange(projections, hidden),
+                output: arrange(layer.output, hidden),
+                attention_norm: layer.attention_norm,
+                up: arrange(layer.up, hidden),
+                down: arrange(layer.down, intermediate),
+                output_norm: layer.output_norm,
+            }
         });
         let layers = layers.collect();
         let BertWeights { words, positions, norm, .. } = weights;
         Ok(Self {
             model: Model { config, pooling, words, positions, norm, layers },
             workspaces: (0..threads).map(|_| Workspace::default()).collect(),
-            pool,
+            team,
+            alone,
         })
     }
 }
@@ -109,23 +128,20 @@ impl TextModel for PackedBert {
     /// Shares the texts out among the threads, each of which takes its share through all layers. When there are too
     /// few texts for that, the threads work together on each step.
     fn vectors(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
-        let Self { model, workspaces, pool } = self;
-        let threads = workspaces.len();
-        let shares = share_out(texts, threads);
+        let Self { model, workspaces, team, alone } = self;
+        let shares = share_out(texts, team.threads());
         let total: usize = texts.iter().map(|ids| ids.len()).sum();
         let largest =
             shares.iter().map(|share| share.iter().map(|&i| texts[i].len()).sum()).max().unwrap_or(0usize);
-        if threads == 1 || largest as f64 > LARGEST_SHARE * total as f64 {
-            return Ok(pool.install(|| model.forward(texts, &mut workspaces[0], threads)));
+        if team.threads() == 1 || largest as f64 > LARGEST_SHARE * total as f64 {
+            return Ok(model.forward(texts, &mut workspaces[0], team));
         }
         let mut vectors = vec![Vec::new(); texts.len()];
-        let done: Vec<_> = pool.install(|| {
-            let shares = shares.par_iter().with_max_len(1);
-            let run = |(share, workspace): (&Vec<usize>, &mut Workspace)| {
-                let texts: Vec<&[u32]> = share.iter().map(|&index| texts[index]).collect();
-                model.forward(&texts, workspace, 1)
-            };
-            shares.zip(workspaces.par_iter_mut().with_max_len(1)).map(run).collect()
+        let mut done = vec![Vec::new(); shares.len()];
+        let work: Vec<_> = shares.iter().zip(workspaces).zip(&mut done).collect();
+        team.each(work, |((share, workspace), done)| {
+            let texts: Vec<&[u32]> = share.iter().map(|&index| texts[index]).collect();
+            *done = model.forward(&texts, workspace, alone);
         });
         for (share, share_vectors) in shares.iter().zip(done) {
             for (&index, vector) in share.iter().zip(share_vectors) {
@@ -152,8 +168,8 @@ fn share_out(texts: &[&[u32]], threads: usize) -> Vec<Vec<usize>> {
 }
 
 impl Model {
-    /// The vectors of `texts`, not normalised, with `threads` threads of the current pool.
-    fn forward(&self, texts: &[&[u32]], workspace: &mut Workspace, threads: usize) -> Vec<Vec<f32>> {
+    /// The vectors of `texts`, not normalised, by the threads of `team`.
+    fn forward(&self, texts: &[&[u32]], workspace: &mut Workspace, team: &Team) -> Vec<Vec<f32>> {
         let hidden = self.config.hidden_size;
         let lengths: Vec<usize> = texts.iter().map(|ids| ids.len()).collect();
         let tokens = lengths.iter().sum::<usize>();
@@ -161,7 +177,7 @@ impl Model {
         for layer in &self.layers {
             let states = workspace.hidden.get(tokens * hidden);
             let projections = workspace.projections.get(tokens * 3 * hidden);
-            linear(projections, states, &layer.projections, threads);
+            linear(projections, states, &layer.projections, &mut workspace.tiles, team);
             let context = workspace.context.get(tokens * hidden);
             let bias = &layer.projections.bias;
             attention::attend(
@@ -171,14 +187,15 @@ impl Model {
                 &lengths,
                 self.config.heads,
                 &mut workspace.attention,
-                threads,
+                team,
             );
             let residual = workspace.residual.get(tokens * hidden);
-            linear(residual, context, &layer.output, threads);
-            self.residual_norm(residual, &layer.output.bias, states, &layer.attention_norm, threads);
-            let step = if threads == 1 { FEED_FORWARD_ROWS } else { tokens.max(1) };
+            linear(residual, context, &layer.output, &mut workspace.tiles, team);
+            self.residual_norm(residual, &layer.output.bias, states, &layer.attention_norm, team);
+            let step = if team.threads() == 1 { FEED_FORWARD_ROWS } else { tokens.max(1) };
             for (states, residual) in states.chunks_mut(step * hidden).zip(residual.chunks(step * hidden)) {
-                self.feed_forward(states, residual, layer, &mut workspace.intermediate, threads);
+                let (buffer, tiles) = (&mut workspace.intermediate, &mut workspace.tiles);
+                self.feed_forward(states, residual, layer, (buffer, tiles), team);
             }
         }
         let mut states = &*workspace.hidden.get(tokens * hidden);
@@ -206,44 +223,44 @@ impl Model {
         states: &mut [f32],
         residual: &[f32],
         layer: &Layer,
-        buffer: &mut Buffer,
-        threads: usize,
+        (buffer, tiles): (&mut Buffer, &mut Tiles),
+        team: &Team,
     ) {
         let width = self.config.intermediate_size;
         let intermediate = buffer.get(states.len() / self.config.hidden_size * width);
-        linear(intermediate, residual, &layer.up, threads);
-        over_rows(intermediate, width, threads, |_, rows| {
+        linear(intermediate, residual, &layer.up, tiles, team);
+        over_rows(intermediate, width, team, |_, rows| {
             kernels::bias_activation(rows, &layer.up.bias, self.config.activation);
         });
-        linear(states, intermediate, &layer.down, threads);
-        self.residual_norm(states, &layer.down.bias, residual, &layer.output_norm, threads);
+        linear(states, intermediate, &layer.down, tiles, team);
+        self.residual_norm(states, &layer.down.bias, residual, &layer.output_norm, team);
     }
 
-    fn residual_norm(&self, rows: &mut [f32], bias: &[f32], residual: &[f32], norm: &Norm, threads: usize) {
+    fn residual_norm(&self, rows: &mut [f32], bias: &[f32], residual: &[f32], norm: &Norm, team: &Team) {
         let epsilon = self.config.layer_norm_epsilon as f32;
-        over_rows(rows, self.config.hidden_size, threads, |offset, rows| {
+        over_rows(rows, self.config.hidden_size, team, |offset, rows| {
             kernels::residual_norm(rows, bias, &residual[offset..offset + rows.len()], norm, epsilon);
         });
     }
 }
 
 /// out = rows · weightᵀ; the bias is left to the step that follows, which reads every number anyway.
-fn linear(out: &mut [f32], rows: &[f32], layer: &Linear, threads: usize) {
-    let outputs = layer.bias.len();
-    let inputs = layer.weight.len() / outputs;
-    let count = rows.len() / inputs;
-    let weight = Matrix::new(&layer.weight, outputs, inputs).transposed();
-    multiply(out, Matrix::new(rows, count, inputs), weight, threads);
+fn linear(out: &mut [f32], rows: &[f32], layer: &Linear, tiles: &mut Tiles, team: &Team) {
+    let inputs = layer.weight.inputs();
+    tiles.fill(rows.len() / inputs, inputs, team, |index, row| {
+        row.copy_from_slice(&rows[index * inputs..(index + 1) * inputs]);
+    });
+    product(out, tiles, &layer.weight, Store::Replace, team);
 }
 
-/// Calls `work` with blocks of rows and their offsets, in parallel where there are threads and enough rows.
-fn over_rows(rows: &mut [f32], width: usize, threads: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+/// Calls `work` with blocks of rows and their offsets, by the whole team where there are enough rows.
+fn over_rows(rows: &mut [f32], width: usize, team: &Team, work: impl Fn(usize, &mut [f32]) + Sync) {
     let count = rows.len() / width;
-    if threads == 1 || count < 16 {
+    if team.threads() == 1 || count < 16 {
         return work(0, rows);
     }
-    let block = count.div_ceil(threads) * width;
-    rows.par_chunks_mut(block).enumerate().for_each(|(index, rows)| work(index * block, rows));
+    let block = count.div_ceil(team.threads()) * width;
+    team.each(rows.chunks_mut(block).enumerate().collect(), |(index, rows)| work(index * block, rows));
 }
 
 #[cfg(test)]
@@ -266,7 +283,7 @@ mod tests {
     fn rows_are_visited_once_whatever_the_threads() {
         for threads in [1, 2, 3] {
             let mut rows = vec![0.0; 50 * 3];
-            over_rows(&mut rows, 3, threads, |offset, block| {
+            over_rows(&mut rows, 3, &Team::new(threads, "test").unwrap(), |offset, block| {
                 for (index, value) in block.iter_mut().enumerate() {
                     *value += (offset + index) as f32;
                 }
