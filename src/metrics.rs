@@ -40,6 +40,7 @@ pub struct Metrics {
     cut: IntCounter,
     gate_decisions: IntCounterVec,
     cache_requests: IntCounterVec,
+    passage_vectors: IntCounterVec,
     tokens: IntCounter,
     first_token: prometheus::Histogram,
     query_cosine: prometheus::Histogram,
@@ -51,7 +52,7 @@ pub struct Metrics {
     jobs: IntGaugeVec,
     /// Passages in the cache.
     pub cache_entries: IntGauge,
-    /// Bytes in the cache.
+    /// Bytes in the cache, the passages' vectors included.
     pub cache_bytes: IntGauge,
     /// Texts or generations that wait or run, by `queue` and `state`.
     pub queue: IntGaugeVec,
@@ -146,6 +147,11 @@ impl Metrics {
                 "Passages by where they came from: hit (cache), joined (a generation under way), miss (a new one).",
                 &["result"],
             )?,
+            passage_vectors: counters(
+                "expandr_passage_vectors_total",
+                "Vectors of passages by where they came from: hit (cache), miss (the encoder).",
+                &["result"],
+            )?,
             tokens: counter(
                 "expandr_expansion_output_tokens_total",
                 "Tokens that the language model wrote.",
@@ -198,7 +204,10 @@ impl Metrics {
                 &["status"],
             )?,
             cache_entries: gauge("expandr_expansion_cache_entries", "Passages in the cache.")?,
-            cache_bytes: gauge("expandr_expansion_cache_bytes", "Bytes in the cache.")?,
+            cache_bytes: gauge(
+                "expandr_expansion_cache_bytes",
+                "Bytes in the cache, the passages' vectors included.",
+            )?,
             queue: gauges(
                 "expandr_queue_depth",
                 "Texts or generations by queue and state.",
@@ -291,6 +300,12 @@ impl Metrics {
             Boarding::Started | Boarding::Refused => "miss",
         };
         self.cache_requests.with_label_values(&[result]).inc();
+    }
+
+    /// Vectors of passages: so many out of the cache, so many of the encoder.
+    pub fn count_passage_vectors(&self, kept: usize, made: usize) {
+        self.passage_vectors.with_label_values(&["hit"]).inc_by(kept as u64);
+        self.passage_vectors.with_label_values(&["miss"]).inc_by(made as u64);
     }
 
     /// Tokens of one generation, and when the first came.

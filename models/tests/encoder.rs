@@ -162,9 +162,8 @@ async fn concurrent_requests_get_what_they_get_alone() {
     for call in calls.collect::<Vec<_>>() {
         together.extend(call.await.unwrap());
     }
-    for (a, b) in alone.iter().flatten().zip(together.iter().flatten()) {
-        assert!((a - b).abs() < 1e-5);
-    }
+    // On a CPU to the last bit.
+    assert_eq!(alone, together);
     assert_eq!(encoder.queued(), 0);
 }
 

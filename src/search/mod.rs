@@ -11,6 +11,7 @@ mod failure;
 pub mod flight;
 mod forecast;
 mod lookup;
+mod passage_vectors;
 mod pipeline;
 mod ranking;
 pub mod request;

@@ -29,6 +29,7 @@ use super::{
     failure::{deadline_exceeded, degrade, failed_expansion},
     flight::Flights,
     lookup::{Found, VectorSide, fetch, search_index, search_words},
+    passage_vectors::PassageVectors,
     ranking::{self, Ranked},
     request::{ExpansionMode, OnFailure, SearchRequest},
     timings::{Timings, milliseconds, timed},
@@ -54,7 +55,7 @@ pub struct SearchSettings {
     pub permits: usize,
     /// The longest wait for the encoder with which a request is let in.
     pub max_wait: Duration,
-    /// Size of the expansion cache in bytes.
+    /// Size of the expansion cache in bytes, and of that of the passages' vectors.
     pub cache_bytes: u64,
     /// How long a passage stays in the cache.
     pub cache_time_to_live: Duration,
@@ -64,6 +65,7 @@ pub struct SearchSettings {
 pub struct SearchService {
     live: Arc<Live>,
     flights: Flights,
+    passage_vectors: PassageVectors,
     metrics: Arc<Metrics>,
     settings: SearchSettings,
     admission: Admission,
@@ -118,6 +120,7 @@ impl SearchService {
         Self {
             live: Arc::new(Live::new(bundle)),
             flights: Flights::new(settings.cache_bytes, settings.cache_time_to_live),
+            passage_vectors: PassageVectors::new(settings.cache_bytes, settings.cache_time_to_live),
             metrics,
             admission: Admission::new(settings.permits),
             settings,
@@ -211,9 +214,10 @@ impl SearchService {
         old
     }
 
-    /// Frees the cached passages of the bundle `old`, which answers no more.
+    /// Frees the cached passages of the bundle `old`, which answers no more, and their vectors.
     pub(crate) fn forget(&self, old: &str) {
         self.flights.forget(old);
+        self.passage_vectors.forget(old);
     }
 
     /// Brings the gauges up to date: called when metrics are read.
@@ -231,7 +235,8 @@ impl SearchService {
         }
         set("admission", "running", self.admission.in_use());
         metrics.cache_entries.set(i64::try_from(self.flights.cached()).unwrap_or(i64::MAX));
-        metrics.cache_bytes.set(i64::try_from(self.flights.cached_bytes()).unwrap_or(i64::MAX));
+        let cached_bytes = self.flights.cached_bytes() + self.passage_vectors.bytes();
+        metrics.cache_bytes.set(i64::try_from(cached_bytes).unwrap_or(i64::MAX));
         let stats = bundle.index.stats();
         metrics.index_documents.set(i64::try_from(stats.documents).unwrap_or(i64::MAX));
         let lexical = stats.lexical.map_or(0, |lexical| lexical.file_bytes);
@@ -498,12 +503,15 @@ impl SearchService {
         timings: &mut Timings,
     ) -> Result<Option<(Vec<Vec<f32>>, Found)>, Problem> {
         let texts = texts_to_embed(&request.query, report);
-        let encoded = bundle.encoder.encode(TextKind::Document, Priority::Interactive, texts);
+        let encoded = self.passage_vectors.get(&bundle.id, &*bundle.encoder, texts);
         let (vectors, ms) =
             timed(timeout_at(deadline, encoded).instrument(debug_span!("encode_expansion"))).await;
         timings.encode_expansion_ms = ms;
         let mut vectors = match vectors {
-            Ok(Ok(vectors)) => vectors,
+            Ok(Ok((vectors, counts))) => {
+                self.metrics.count_passage_vectors(counts.kept, counts.made);
+                vectors
+            }
             Ok(Err(expandr_models::Error::Overloaded { .. })) => {
                 degrade(report, RawReason::Overloaded, "the encoder has no place");
                 return Ok(None);

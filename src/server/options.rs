@@ -199,11 +199,11 @@ pub struct Search {
     #[arg(long, env = "EXPANDR_TIMEOUT_MS", default_value_t = 30_000)]
     pub timeout_ms: u64,
 
-    /// Size of the expansion cache in MiB; 0 switches it off.
+    /// Size of the expansion cache in MiB, and of the cache of its passages' vectors; 0 switches both off.
     #[arg(long, env = "EXPANDR_CACHE_MIB", default_value_t = 64)]
     pub cache_mib: u64,
 
-    /// Seconds that a passage stays in the cache.
+    /// Seconds that a passage, or its vector, stays in the cache.
     #[arg(long, env = "EXPANDR_CACHE_TTL_SECONDS", default_value_t = 86_400)]
     pub cache_ttl_seconds: u64,
 
