@@ -95,7 +95,7 @@ impl Team {
     }
 
     /// Calls `work` with each number below `pieces`, on all threads, and returns when all calls have. To be called from
-    /// one thread at a time, and not from within `work`.
+    /// one thread at a time (a team of one from any number), and not from within `work`.
     ///
     /// # Panics
     /// When `work` does.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     gguf::Gguf,
+    manifest::{Manifest, Source, sha256_of_file},
     safetensors_file,
     tokenizer::{self, GgufTokenizer},
 };
@@ -60,7 +61,7 @@ pub fn convert_gguf(
         }
     })?;
     progress(total, total);
-    if super::sha256_of_file(&path)? != sha256
+    if sha256_of_file(&path)? != sha256
         || safetensors_file::shapes(&path)? != shapes.iter().cloned().collect()
     {
         return Err(Error::Checkpoint {
@@ -70,6 +71,27 @@ pub fn convert_gguf(
     }
     let parameters = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
     Ok(ConvertedCheckpoint { architecture: architecture.name, parameters, sha256 })
+}
+
+/// What a manifest says of weights beyond their files.
+pub(super) struct About<'a> {
+    pub(super) name: &'a str,
+    pub(super) licence: &'a str,
+    pub(super) upstream: &'a str,
+}
+
+/// [`convert_gguf`] into `folder`, which is made, with a manifest.
+pub(super) fn convert_described(
+    gguf_path: &Path,
+    folder: &Path,
+    about: &About<'_>,
+    progress: impl FnMut(usize, usize),
+) -> Result<()> {
+    fs_err::create_dir(folder)?;
+    convert_gguf(gguf_path, folder, progress)?;
+    let file = gguf_path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let source = Source::Gguf { file, sha256: sha256_of_file(gguf_path)? };
+    Manifest::describe(folder, about.name, about.licence, about.upstream, source)?.write(folder)
 }
 
 /// Writes the tokenizer files alone, in the layout of [`convert_gguf`].

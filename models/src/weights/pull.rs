@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
-    convert::convert_gguf,
+    convert::{About, convert_described},
     list::{Verification, check},
-    manifest::{Manifest, Source, sha256_of_file},
+    manifest::{Manifest, Source},
     pip,
     registry::{DefaultWeights, Package, Recipe, default_weights},
     store::{StoreLock, TemporaryFolder},
@@ -325,14 +325,13 @@ impl Puller<'_> {
         temporary: &TemporaryFolder,
     ) -> Result<PathBuf> {
         let made = temporary.path().join("made");
-        fs_err::create_dir(&made)?;
-        let gguf_path = self.models_dir.join(gguf);
-        let name = weights.name;
-        convert_gguf(&gguf_path, &made, |done, total| {
-            (self.progress)(PullProgress::Converting { name: name.into(), done, total });
-        })?;
-        let source = Source::Gguf { file: gguf.into(), sha256: sha256_of_file(&gguf_path)? };
-        self.describe(&made, weights, source)?;
+        let DefaultWeights { name, licence, upstream, .. } = *weights;
+        convert_described(
+            &self.models_dir.join(gguf),
+            &made,
+            &About { name, licence, upstream },
+            |done, total| (self.progress)(PullProgress::Converting { name: name.into(), done, total }),
+        )?;
         Ok(made)
     }
 

@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    convert::convert_gguf,
+    convert::{About, convert_described},
     gguf::Gguf,
-    manifest::{Manifest, Source, sha256_of_file},
     registry::find,
     store::StoreLock,
 };
@@ -14,7 +13,7 @@ use crate::{Error, Result};
 /// What a manifest says where the file doesn't.
 const UNSTATED: &str = "not stated in the file";
 
-/// Converts the GGUF file at `gguf` ([`convert_gguf`]) into the folder `name` of the store `models_dir`, so that the
+/// Converts the GGUF file at `gguf` ([`convert_gguf`](super::convert_gguf)) into the folder `name` of the store `models_dir`, so that the
 /// batching decoder serves it and `expandr train` trains it. It appears whole or not at all. `name` is none for the
 /// file's own, without `.gguf`. `progress` gets (tensors done, tensors in all). Blocks for seconds a GB.
 ///
@@ -33,7 +32,9 @@ pub fn convert_into_store(
     };
     check_name(&name)?;
     let (licence, upstream) = stated(gguf)?;
-    let lock = StoreLock::acquire(models_dir, || ())?;
+    let lock = StoreLock::acquire(models_dir, || {
+        tracing::warn!("waiting for another process that writes in the store")
+    })?;
     let target = models_dir.join(&name);
     if target.symlink_metadata().is_ok() {
         return Err(Error::Input(format!(
@@ -43,11 +44,7 @@ pub fn convert_into_store(
     }
     let temporary = lock.temporary(&name)?;
     let made = temporary.path().join("made");
-    fs_err::create_dir(&made)?;
-    convert_gguf(gguf, &made, progress)?;
-    let file = gguf.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let source = Source::Gguf { file, sha256: sha256_of_file(gguf)? };
-    Manifest::describe(&made, &name, &licence, &upstream, source)?.write(&made)?;
+    convert_described(gguf, &made, &About { name: &name, licence: &licence, upstream: &upstream }, progress)?;
     lock.install(&made, &name)
 }
 
