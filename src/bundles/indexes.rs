@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, Weak},
+    time::{Duration, Instant},
 };
 
 use expandr_index::{Index, IndexConfig, StoreInfo, inspect};
@@ -17,6 +18,8 @@ use super::apart;
 
 /// The store's file in an index's folder. Until an index's folder had a name of its own, it was the service's folder.
 const STORE: &str = "documents.redb";
+/// So long an index may take to close before opening it again fails.
+const CLOSING: Duration = Duration::from_secs(30);
 
 /// The folder `indexes/`, and what is open in it.
 pub(super) struct Indexes {
@@ -87,6 +90,18 @@ impl Indexes {
     /// # Errors
     /// When it belongs to another encoder, is open elsewhere, or can't be read.
     pub(super) fn get(&self, name: &str, encoder: &str, dimension: usize) -> anyhow::Result<Arc<Index>> {
+        let give_up = Instant::now() + CLOSING;
+        loop {
+            match self.try_get(name, encoder, dimension) {
+                Err(expandr_index::Error::InUse(_)) if self.closes(name) && Instant::now() < give_up => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    fn try_get(&self, name: &str, encoder: &str, dimension: usize) -> expandr_index::Result<Arc<Index>> {
         let mut open = self.open.lock();
         if let Some(index) = open.get(name).and_then(Weak::upgrade) {
             return Ok(index);
@@ -95,6 +110,12 @@ impl Indexes {
         let index = Arc::new(Index::open(self.folder.join(name), config)?);
         open.insert(name.to_owned(), Arc::downgrade(&index));
         Ok(index)
+    }
+
+    /// Whether this process had the index open and its last owner has let it go. Its files are in use until it is closed,
+    /// which another thread may be about to do.
+    fn closes(&self, name: &str) -> bool {
+        self.open.lock().get(name).is_some_and(|index| index.strong_count() == 0)
     }
 
     /// As [`Indexes::get`], without blocking.
@@ -222,6 +243,26 @@ mod tests {
         drop(one);
         indexes.remove("of-a");
         assert!(!root.path().join("indexes/of-a").exists());
+    }
+
+    #[test]
+    fn an_index_that_is_being_closed_is_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let indexes = Indexes::open(root.path(), template()).unwrap();
+        let folder = root.path().join("indexes/of-a");
+        let elsewhere = Index::open(&folder, IndexConfig::new("a", 8)).unwrap();
+        let refused = indexes.get("of-a", "a", 8).map(drop).unwrap_err();
+        assert!(refused.to_string().contains("open elsewhere"), "nobody here had it: {refused}");
+        drop(elsewhere);
+        drop(indexes.get("of-a", "a", 8).unwrap());
+        // As if the last owner's thread had not come to its end.
+        let closing = Index::open(&folder, IndexConfig::new("a", 8)).unwrap();
+        let closer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(closing);
+        });
+        indexes.get("of-a", "a", 8).unwrap();
+        closer.join().unwrap();
     }
 
     #[test]

@@ -438,7 +438,8 @@ async fn a_dropped_activation_leaves_the_old_bundle_whole() {
         assert_eq!((bench.active(), bench.double.state.bundles.underway()), (0, None));
         bench.put(&format!("n{after_ms}"), "more").await;
     }
-    assert_eq!(bench.activate(1).await.0, 200);
+    let (status, answer) = bench.activate(1).await;
+    assert_eq!(status, 200, "{answer}");
     assert_eq!(bench.documents().len(), 304);
 }
 
