@@ -10,80 +10,24 @@ use expandr_models::{
     Priority, TextKind,
     gate::{Decision, Features, Gate},
 };
-use serde::Serialize;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant as TokioInstant, timeout_at},
-};
+use tokio::time::{Instant as TokioInstant, timeout_at};
 use tracing::{Instrument, debug_span};
-use utoipa::ToSchema;
 
 use super::{
-    admission::{Admission, refuse_long_wait},
     answer::{ExpansionReport, ExpansionStatus, RawReason, SearchAnswer, Searched},
     average::{dot, expanded_query, normalize},
-    check::{CheckedExpansion, CheckedSearch, SearchLimits},
+    check::CheckedSearch,
     check_ranking::CheckedRanking,
-    defaults::Grounds,
-    expansion::{Passages, Writing, passages, texts_to_embed},
+    expansion::{Passages, texts_to_embed},
     failure::{deadline_exceeded, degrade, failed_expansion},
-    flight::Flights,
     lookup::{Found, VectorSide, fetch, search_index, search_words},
-    passage_vectors::PassageVectors,
     ranking::{self, Ranked},
-    request::{ExpansionMode, OnFailure, SearchRequest},
+    request::OnFailure,
+    service::SearchService,
     timings::{Timings, milliseconds, timed},
     watch::{Watched, Watcher},
 };
-use crate::{
-    bundle::Bundle,
-    bundles::{Live, Pause},
-    http::problem::Problem,
-    metrics::Metrics,
-};
-
-/// How a service searches.
-#[derive(Clone, Debug)]
-pub struct SearchSettings {
-    /// What clients may ask for.
-    pub limits: SearchLimits,
-    /// A passage that its budget cut is used when it has at least this many words.
-    pub min_partial_words: usize,
-    /// Time before the deadline of a request that is kept for embedding and searching with the expansion.
-    pub reserve: Duration,
-    /// Texts that are worked on at once.
-    pub permits: usize,
-    /// The longest wait for the encoder with which a request is let in.
-    pub max_wait: Duration,
-    /// Size of the expansion cache in bytes, and of that of the passages' vectors.
-    pub cache_bytes: u64,
-    /// How long a passage stays in the cache.
-    pub cache_time_to_live: Duration,
-}
-
-/// Answers searches with the active bundle.
-pub struct SearchService {
-    live: Arc<Live>,
-    flights: Flights,
-    passage_vectors: PassageVectors,
-    metrics: Arc<Metrics>,
-    settings: SearchSettings,
-    admission: Admission,
-}
-
-/// The answer of `POST /expand`.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ExpandAnswer {
-    /// Names this request in logs.
-    pub request_id: String,
-    /// What became of the expansion.
-    #[serde(flatten)]
-    pub expansion: ExpansionReport,
-    /// The bundle that answered.
-    pub bundle: String,
-    /// Wall time in milliseconds.
-    pub took_ms: f64,
-}
+use crate::{bundle::Bundle, http::problem::Problem};
 
 /// What a search with the query alone gives.
 struct Raw {
@@ -114,138 +58,6 @@ struct Outcome {
 }
 
 impl SearchService {
-    /// A service whose active bundle is `bundle`.
-    pub fn new(bundle: Bundle, metrics: Arc<Metrics>, settings: SearchSettings) -> Self {
-        metrics.set_bundle(&bundle);
-        Self {
-            live: Arc::new(Live::new(bundle)),
-            flights: Flights::new(settings.cache_bytes, settings.cache_time_to_live),
-            passage_vectors: PassageVectors::new(settings.cache_bytes, settings.cache_time_to_live),
-            metrics,
-            admission: Admission::new(settings.permits),
-            settings,
-        }
-    }
-
-    /// The active bundle. A request takes it once and is answered wholly by it.
-    pub fn bundle(&self) -> Arc<Bundle> {
-        self.live.bundle()
-    }
-
-    /// The active bundle's place, through which writes go.
-    pub fn live(&self) -> &Arc<Live> {
-        &self.live
-    }
-
-    /// The service's metrics.
-    pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
-    }
-
-    /// The permits.
-    pub fn admission(&self) -> &Admission {
-        &self.admission
-    }
-
-    /// Lets in a request that counts `texts`. `search` is what it asks for, where that is one search: then the wait for the
-    /// encoder may be a tenth of its budget, or what is kept back for embedding the passage if that is more; and
-    /// [`SearchSettings::max_wait`] at most, which counts for every other request.
-    ///
-    /// # Errors
-    /// `overloaded` when the permits or the encoder's time don't suffice, `invalid_request` when they never will.
-    pub fn admit(
-        &self,
-        bundle: &Bundle,
-        search: Option<&CheckedSearch>,
-        texts: usize,
-    ) -> Result<OwnedSemaphorePermit, Problem> {
-        if search.is_none_or(|search| !matches!(search.ranking, CheckedRanking::Lexical)) {
-            let patience = search.map_or(self.settings.max_wait, |search| self.patience(search));
-            refuse_long_wait(bundle.encoder.expected_wait(), patience)?;
-        }
-        self.admission.admit(texts)
-    }
-
-    fn patience(&self, search: &CheckedSearch) -> Duration {
-        // Passages that came with the request cost the expander no time.
-        let written = search.expansion.as_ref().filter(|expansion| expansion.texts.is_none());
-        let expansion_ms = written.map_or(u64::MAX, |expansion| expansion.timeout_ms);
-        let budget = Duration::from_millis(search.timeout_ms.min(expansion_ms));
-        (budget / 10).max(self.settings.reserve).min(self.settings.max_wait)
-    }
-
-    /// How the service searches.
-    pub fn settings(&self) -> &SearchSettings {
-        &self.settings
-    }
-
-    /// Checks a request against what the server grants and `bundle` has, which is to answer it.
-    ///
-    /// # Errors
-    /// `invalid_request` that lists everything that is wrong.
-    pub fn check(&self, bundle: &Bundle, request: SearchRequest) -> Result<CheckedSearch, Problem> {
-        request.check(&self.settings.limits, &self.grounds(bundle))
-    }
-
-    /// What of `bundle` requests are checked against.
-    pub fn grounds<'a>(&self, bundle: &'a Bundle) -> Grounds<'a> {
-        Grounds::of(&self.settings.limits, bundle)
-    }
-
-    /// Refuses a bundle that lacks what the server's flags ask of every bundle.
-    ///
-    /// # Errors
-    /// `invalid_request` that names flag and remedy.
-    pub fn refuse_unfit(&self, bundle: &Bundle) -> Result<(), Problem> {
-        let grounds = self.grounds(bundle);
-        if grounds.defaults.expansion == ExpansionMode::Auto && grounds.gate.is_none() {
-            let detail = "the server's default is --expansion auto, which needs a gate, and this bundle has none; give it \
-                          one with --gate, or use --expansion always";
-            return Err(Problem::field("", detail));
-        }
-        Ok(())
-    }
-
-    /// Puts `bundle` in the live one's place, which comes back; metrics follow. The proof that no write is under way is `pause`.
-    pub(crate) fn replace_bundle(&self, bundle: Bundle, pause: &Pause) -> Arc<Bundle> {
-        let bundle = Arc::new(bundle);
-        let old = self.live.replace(bundle.clone(), pause);
-        self.metrics.set_bundle(&bundle);
-        old
-    }
-
-    /// Frees the cached passages of the bundle `old`, which answers no more, and their vectors.
-    pub(crate) fn forget(&self, old: &str) {
-        self.flights.forget(old);
-        self.passage_vectors.forget(old);
-    }
-
-    /// Brings the gauges up to date: called when metrics are read.
-    pub fn refresh_gauges(&self) {
-        let bundle = self.bundle();
-        let metrics = &self.metrics;
-        let set = |queue: &str, state: &str, value: usize| {
-            metrics.queue.with_label_values(&[queue, state]).set(i64::try_from(value).unwrap_or(i64::MAX));
-        };
-        set("encoder", "queued", bundle.encoder.queued());
-        metrics.encoder_wait.set(bundle.encoder.expected_wait().as_secs_f64());
-        if let Some(expander) = &bundle.expander {
-            set("expander", "running", expander.running());
-            set("expander", "waiting", expander.waiting());
-        }
-        set("admission", "running", self.admission.in_use());
-        metrics.cache_entries.set(i64::try_from(self.flights.cached()).unwrap_or(i64::MAX));
-        let cached_bytes = self.flights.cached_bytes() + self.passage_vectors.bytes();
-        metrics.cache_bytes.set(i64::try_from(cached_bytes).unwrap_or(i64::MAX));
-        let stats = bundle.index.stats();
-        metrics.index_documents.set(i64::try_from(stats.documents).unwrap_or(i64::MAX));
-        let lexical = stats.lexical.map_or(0, |lexical| lexical.file_bytes);
-        let parts = [("store", stats.store_bytes), ("vectors", stats.vector_bytes), ("lexical", lexical)];
-        for (part, bytes) in parts {
-            metrics.index_bytes.with_label_values(&[part]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        }
-    }
-
     /// Answers one search with `bundle`, against which it was checked. `started` is when the request arrived: deadline and timings count from there.
     ///
     /// # Errors
@@ -428,55 +240,6 @@ impl SearchService {
         let decision = gate.decide(&Features::new(query, &cosines));
         self.metrics.count_gate_decision(decision.expand);
         decision
-    }
-
-    /// Writes the passages for a query with `bundle`, without searching.
-    ///
-    /// # Errors
-    /// As [`SearchService::search`], when the request asked to fail with the expansion.
-    pub async fn expand(
-        &self,
-        bundle: &Arc<Bundle>,
-        query: &str,
-        expansion: &CheckedExpansion,
-        started: Instant,
-        request_id: &str,
-    ) -> Result<ExpandAnswer, Problem> {
-        let deadline =
-            TokioInstant::from_std(started) + Duration::from_millis(self.settings.limits.timeout_ms);
-        let silent = Watcher::silent();
-        let passages = self.write_passages(bundle, query, expansion, &silent, started, deadline).await;
-        if expansion.on_failure == OnFailure::Fail && passages.report.status == ExpansionStatus::Degraded {
-            return Err(failed_expansion(&passages.report));
-        }
-        Ok(ExpandAnswer {
-            request_id: request_id.to_owned(),
-            expansion: passages.report,
-            bundle: bundle.id.to_string(),
-            took_ms: milliseconds(started.elapsed()),
-        })
-    }
-
-    async fn write_passages(
-        &self,
-        bundle: &Bundle,
-        query: &str,
-        expansion: &CheckedExpansion,
-        watcher: &Watcher,
-        started: Instant,
-        deadline: TokioInstant,
-    ) -> Passages {
-        let own = TokioInstant::from_std(started) + Duration::from_millis(expansion.timeout_ms);
-        let latest = deadline.checked_sub(self.settings.reserve).unwrap_or(deadline);
-        let writing = Writing {
-            bundle,
-            flights: &self.flights,
-            metrics: &self.metrics,
-            watcher,
-            min_partial_words: self.settings.min_partial_words,
-            deadline: own.min(latest),
-        };
-        passages(&writing, query, expansion).instrument(debug_span!("expansion")).await
     }
 
     /// Embeds the query and searches with it alone.
