@@ -14,6 +14,7 @@ mod jobs;
 mod models;
 mod openapi;
 mod reference;
+mod report;
 mod search;
 mod serve;
 mod train;
@@ -67,6 +68,8 @@ enum Command {
     Compare(Box<compare::CompareArgs>),
     /// Train an expander and an encoder by a recipe.
     Train(Box<train::TrainArgs>),
+    /// One report of several training runs that differ in their seeds: means, their spread, and tests.
+    Report(report::ReportArgs),
     /// What a server runs for an evaluation.
     #[command(hide = true)]
     EvaluateBundles(evaluate_bundles::EvaluateBundlesArgs),
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
             Command::Eval(args) => eval::run(*args).await,
             Command::Compare(args) => compare::run(*args).await,
             Command::Train(args) => train::run(*args).await,
+            Command::Report(args) => report::run(&args),
             Command::EvaluateBundles(args) => evaluate_bundles::run(args).await,
             Command::Openapi => openapi::run(),
             Command::Reference => {

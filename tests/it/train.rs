@@ -90,6 +90,19 @@ async fn a_killed_run_ends_like_another_and_is_served() {
     let report: Value = serde_json::from_slice(&fs_err::read(whole.join("report.json")).unwrap()).unwrap();
     assert_eq!(report["rows"].as_array().unwrap().len(), 3, "{report}");
 
+    // Two runs with the same outcome are, together, what each is.
+    let pooled = folder.path().join("pooled");
+    let runs = [&whole, &folder.path().join("killed-1")];
+    let done = Command::new(BINARY).arg("report").args(runs).arg("--out").arg(&pooled).output();
+    assert!(done.unwrap().status.success());
+    let both: Value = serde_json::from_slice(&fs_err::read(pooled.join("report.json")).unwrap()).unwrap();
+    for (one, both) in report["rows"].as_array().unwrap().iter().zip(both["rows"].as_array().unwrap()) {
+        assert_eq!(
+            (&one["collections"][0]["mean"], 2),
+            (&both["collections"][0]["mean"], both["runs"].as_array().unwrap().len())
+        );
+    }
+
     // What was trained is what is served.
     let (encoder, expander) = (whole.join("encoder"), whole.join("expander"));
     let flags = ["--encoder", encoder.to_str().unwrap(), "--expander", expander.to_str().unwrap()];

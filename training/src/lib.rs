@@ -14,6 +14,7 @@
 //! - [`trainer`]: the loop of every training, with its checkpoints; [`optim`] and [`schedule`]: how weights are moved.
 //! - [`dpo`]: preferences and passages to a language model (Eq. 17); [`contrastive`]: averaged vectors to an encoder
 //!   (Eq. 8, 9).
+//! - [`report`]: what each row of a run reached, and what several runs with other seeds reached together.
 //! - [`progress`]: what a run tells while it works; [`seed`], [`text`]: what everything random and every comparison of
 //!   texts goes through.
 
@@ -31,6 +32,7 @@ pub mod preference;
 pub mod progress;
 pub mod readers;
 pub mod recipe;
+pub mod report;
 pub mod reward;
 pub mod runner;
 pub mod schedule;

@@ -23,6 +23,7 @@ use crate::folder::{LineFile, LineIndex, replace_file, replace_folder};
 use crate::pairs::query_id;
 use crate::plan::{SearchText, Work};
 use crate::progress::Meter;
+use crate::report::CollectionScores;
 use crate::{Error, Result, collections};
 
 /// How deep the ranked lists go at least.
@@ -33,24 +34,6 @@ const DEPTH: usize = 100;
 pub(crate) struct RowScores {
     /// By collection, in the recipe's order.
     pub(crate) collections: Vec<CollectionScores>,
-}
-
-/// What a row reached on one collection.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct CollectionScores {
-    /// Its name.
-    pub(crate) name: String,
-    /// Means by metric.
-    pub(crate) mean: BTreeMap<String, f64>,
-    /// Values by metric and query.
-    pub(crate) queries: BTreeMap<String, BTreeMap<String, f64>>,
-    /// Queries that were searched without an expansion though the row has them, because nothing was written.
-    pub(crate) without_expansion: usize,
-    /// Queries that the gate did not expand.
-    #[serde(default)]
-    pub(crate) skipped: usize,
-    /// Mean words of what stood beside the query.
-    pub(crate) mean_words: f64,
 }
 
 impl RowScores {

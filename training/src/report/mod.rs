@@ -1,0 +1,197 @@
+//! What each row of a run reached, and which differences are more than luck; of one run, or of several that differ in their seeds.
+
+mod page;
+mod pooled;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use expandr_evaluation::significance::{Comparison, Options, compare_values};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::folder::replace_file;
+use crate::{Error, Result};
+
+pub use pooled::pool;
+
+/// Every row is compared with these, and these with each other.
+const REFERENCES: [&str; 3] = ["query", "ft", "expandr"];
+
+/// A report, as report.json has it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The recipe of the run; of several runs that of the first.
+    pub recipe: Value,
+    /// Of several runs what each has otherwise than another, by the settings' names; of one run empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<BTreeMap<String, Value>>,
+    /// Rows that not every run has, and which are left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+    /// The measures; the page tests the first.
+    pub metrics: Vec<String>,
+    /// What was measured.
+    pub rows: Vec<Row>,
+    /// Every row against the reference rows.
+    pub comparisons: Vec<Compared>,
+}
+
+/// A row: what one way to search reached.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Its name in a recipe.
+    pub name: String,
+    /// Its name for people.
+    pub title: String,
+    /// By collection, in the recipe's order. Of several runs each figure is the mean over the runs.
+    pub collections: Vec<CollectionScores>,
+    /// The mean over the collections, by metric.
+    pub average: BTreeMap<String, f64>,
+    /// Of several runs the average of each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<BTreeMap<String, f64>>,
+}
+
+/// What a row reached on one collection.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CollectionScores {
+    /// Its name.
+    pub name: String,
+    /// Means by metric.
+    pub mean: BTreeMap<String, f64>,
+    /// Values by metric and query.
+    pub queries: BTreeMap<String, BTreeMap<String, f64>>,
+    /// Queries that were searched without an expansion though the row has them, because nothing was written. Of several
+    /// runs all together, as is `skipped`.
+    pub without_expansion: usize,
+    /// Queries that the gate did not expand.
+    #[serde(default)]
+    pub skipped: usize,
+    /// Mean words of what stood beside the query.
+    pub mean_words: f64,
+}
+
+/// Two rows on one metric, first less second.
+#[derive(Clone, Debug, Serialize)]
+pub struct Compared {
+    /// A row's name.
+    pub first: String,
+    /// Another's.
+    pub second: String,
+    /// The metric.
+    pub metric: String,
+    /// None for the average over the collections.
+    pub collection: Option<String>,
+    /// Means, difference, p-value.
+    #[serde(flatten)]
+    pub comparison: Comparison,
+}
+
+impl Row {
+    /// A row of one run.
+    pub(crate) fn new(
+        name: &str,
+        title: &str,
+        collections: Vec<CollectionScores>,
+        metrics: &[String],
+    ) -> Self {
+        let average = average(&collections, metrics);
+        Self { name: name.into(), title: title.into(), collections, average, runs: Vec::new() }
+    }
+}
+
+impl Report {
+    /// The report of one run, which has these rows.
+    ///
+    /// # Errors
+    /// When rows can't be compared because they did not search the same queries.
+    pub(crate) fn new(recipe: Value, rows: Vec<Row>, metrics: &[String], seed: u64) -> Result<Self> {
+        let comparisons = comparisons(&rows, metrics, seed)?;
+        let metrics = metrics.to_vec();
+        Ok(Self { recipe, runs: Vec::new(), left_out: Vec::new(), metrics, rows, comparisons })
+    }
+
+    /// Writes it for programs and for people.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn write(&self, json: &Path, page: &Path) -> Result<()> {
+        let bytes = serde_json::to_vec_pretty(self).map_err(|error| Error::Input(error.to_string()))?;
+        replace_file(json, &bytes)?;
+        replace_file(page, self.page().as_bytes())
+    }
+}
+
+fn average(collections: &[CollectionScores], metrics: &[String]) -> BTreeMap<String, f64> {
+    let mean = |metric: &String| {
+        let values = collections.iter().filter_map(|scores| scores.mean.get(metric));
+        values.sum::<f64>() / collections.len().max(1) as f64
+    };
+    metrics.iter().map(|metric| (metric.clone(), mean(metric))).collect()
+}
+
+fn comparisons(rows: &[Row], metrics: &[String], seed: u64) -> Result<Vec<Compared>> {
+    let mut compared = Vec::new();
+    let options = Options { seed, ..Options::default() };
+    for (position, first) in rows.iter().enumerate() {
+        for second in rows {
+            let reference = REFERENCES.iter().position(|name| *name == second.name);
+            let own = REFERENCES.iter().position(|name| *name == first.name);
+            // References among each other are compared once.
+            let wanted = match (own, reference) {
+                (_, None) => false,
+                (None, Some(_)) => true,
+                (Some(own), Some(reference)) => own > reference,
+            };
+            if !wanted || rows[position].name == second.name {
+                continue;
+            }
+            for metric in metrics {
+                compare_rows(first, second, metric, &options, &mut compared)?;
+            }
+        }
+    }
+    Ok(compared)
+}
+
+/// Collection by collection, and on the average: there every query's difference is weighed so that each collection
+/// counts alike, as in the average itself.
+fn compare_rows(
+    first: &Row,
+    second: &Row,
+    metric: &str,
+    options: &Options,
+    compared: &mut Vec<Compared>,
+) -> Result<()> {
+    let mut all: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
+    let mut add = |collection: Option<String>, values: &[Vec<f64>; 2]| -> Result<()> {
+        let comparison = compare_values(&values[0], &values[1], options)?;
+        compared.push(Compared {
+            first: first.name.clone(),
+            second: second.name.clone(),
+            metric: metric.to_owned(),
+            collection,
+            comparison,
+        });
+        Ok(())
+    };
+    let sizes: Vec<usize> = first.collections.iter().map(|scores| values_of(scores, metric).len()).collect();
+    let total: usize = sizes.iter().sum();
+    for (one, other) in first.collections.iter().zip(&second.collections) {
+        let values = [values_of(one, metric), values_of(other, metric)];
+        if values[0].is_empty() {
+            continue;
+        }
+        add(Some(one.name.clone()), &values)?;
+        let weight = total as f64 / (sizes.len() * values[0].len()) as f64;
+        for (all, values) in all.iter_mut().zip(values) {
+            all.extend(values.into_iter().map(|value| value * weight));
+        }
+    }
+    if sizes.len() > 1 { add(None, &all) } else { Ok(()) }
+}
+
+fn values_of(scores: &CollectionScores, metric: &str) -> Vec<f64> {
+    scores.queries.get(metric).map(|values| values.values().copied().collect()).unwrap_or_default()
+}
