@@ -84,7 +84,10 @@ fn runs(report: &Report) -> String {
         .runs
         .iter()
         .map(|settings| {
-            let settings = settings.iter().map(|(name, value)| format!("`{name}` {value}"));
+            let settings = settings.iter().map(|(name, value)| match value.is_null() {
+                true => format!("`{name}` not set"),
+                false => format!("`{name}` {value}"),
+            });
             settings.collect::<Vec<_>>().join(", ")
         })
         .collect();

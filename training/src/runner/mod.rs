@@ -4,8 +4,10 @@
 //! are as it left them. One that was interrupted goes on where it was. One whose settings or inputs have changed is
 //! done again without asking only if that is cheap; otherwise the run stops and says what has changed.
 //!
-//! - `status`: what there is, and what is to be done about it; `reuse`: what another run has done.
+//! - `status`: what there is, and what is to be done about it; `reuse`: what another run has done;
+//!   `adoption`: what was made with other tools.
 
+mod adoption;
 mod reuse;
 mod status;
 
@@ -24,9 +26,6 @@ use crate::recipe::Recipe;
 use crate::stages::{self, Context, input_label};
 use crate::steps::Steps;
 use crate::{Error, Result};
-
-/// In a stage's work folder: the file that was given to be adopted, until its stage is done.
-const GIVEN: &str = "given.jsonl";
 
 /// What is asked of a run besides its recipe.
 #[derive(Clone, Debug, Default)]
@@ -123,7 +122,8 @@ impl<'a> Run<'a> {
         let ids: Vec<NodeId> = self.graph.needed().map(|(id, _)| id).collect();
         let mut planned = Vec::new();
         for id in ids {
-            let status = self.status(id)?;
+            let adopted = self.is_selected(&self.graph.nodes[id]) && self.adopts(&self.graph.nodes[id]);
+            let status = if adopted { self.adoption(id) } else { self.status(id)? };
             let node = &self.graph.nodes[id];
             planned.push(PlannedStage {
                 name: node.name(),
@@ -208,10 +208,6 @@ impl<'a> Run<'a> {
 
     fn is_selected(&self, node: &Node) -> bool {
         self.options.stages.as_ref().is_none_or(|stages| stages.contains(&node.stage()))
-    }
-
-    fn adopts(&self, node: &Node) -> bool {
-        node.home.as_os_str().is_empty() && self.options.adopt.contains(&node.stage())
     }
 
     /// Does one stage and writes down that it is done.
@@ -307,49 +303,6 @@ impl<'a> Run<'a> {
         let name = self.graph.nodes[id].name();
         self.observer.observe(&Event::StageFinished { stage: &name, seconds, summary: &manifest.summary });
         self.done.insert(id, manifest.outputs);
-        Ok(())
-    }
-
-    /// Takes files that were made elsewhere. What works query by query takes the lines that are there, and writes those
-    /// that are missing; the rest is checked and taken whole.
-    async fn adopt(&mut self, id: NodeId) -> Result<()> {
-        let node = &self.graph.nodes[id];
-        let name = node.name();
-        self.take_back(node)?;
-        let missing = self.outputs(node).into_iter().find(|(_, path)| !path.exists());
-        if let Some((label, path)) = missing {
-            return Err(Error::Stage {
-                stage: name,
-                detail: format!(
-                    "--adopt needs {label}, and {} isn't there; put it there first",
-                    path.display()
-                ),
-            });
-        }
-        let inputs = self.inputs(id)?.unwrap_or_default();
-        if self.graph.nodes[id].stage().is_line_by_line() {
-            self.begin(id, &inputs)?;
-            let context = self.context(id, &name, &inputs);
-            let lines = stages::adopt(&context)?;
-            // The journal has the lines now, and the file comes back in the order of the queries; until then it is kept.
-            fs_err::rename(context.own(0), context.work().join(GIVEN))?;
-            return self.execute(id, &format!("{lines} lines are taken from elsewhere"), true).await;
-        }
-        self.observer.observe(&Event::StageStarted { stage: &name, why: "taken from elsewhere" });
-        let context = self.context(id, &name, &inputs);
-        stages::check(&context)?;
-        self.finish(id, inputs, Value::Null, 0.0, true)
-    }
-
-    /// Puts the file that an adoption has taken in, and did not finish, back to its place.
-    fn take_back(&self, node: &Node) -> Result<()> {
-        let given = work_folder(&self.folder, node).join(GIVEN);
-        if let Some((_, place)) = self.outputs(node).into_iter().next()
-            && given.is_file()
-            && !place.exists()
-        {
-            fs_err::rename(given, place)?;
-        }
         Ok(())
     }
 

@@ -139,7 +139,7 @@ impl Run<'_> {
         if ready { Status::Todo { why, afresh } } else { self.waits(id) }
     }
 
-    fn waits(&self, id: NodeId) -> Status {
+    pub(super) fn waits(&self, id: NodeId) -> Status {
         let inputs = self.graph.nodes[id].work.inputs();
         let first = inputs.into_iter().find(|input| !self.done.contains_key(input));
         Status::Waits { needs: first.map_or_else(String::new, |input| self.graph.nodes[input].name()) }

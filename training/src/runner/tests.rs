@@ -394,6 +394,18 @@ async fn a_plan_says_what_is_done_and_what_is_not() {
     let refused = status("answers", &["answers.max_tokens=3"]);
     assert!(matches!(refused, Status::Refused { why } if why.contains("max_tokens: 512 → 3")));
     assert!(!bench.path("candidates.jsonl").exists(), "planning does nothing");
+
+    // What is to be taken from elsewhere.
+    let adopted = |name: &str, stage: Stage| {
+        let planned = bench.plan(&[], Options { adopt: vec![stage], ..Options::default() });
+        planned.into_iter().find(|stage| stage.name == name).unwrap().status
+    };
+    let missing = adopted("candidates", Stage::Candidates);
+    assert!(matches!(missing, Status::Refused { why } if why.contains("isn't there; put it there first")));
+    fs_err::write(bench.path("candidates.jsonl"), "{}").unwrap();
+    assert_eq!(adopted("candidates", Stage::Candidates), todo("taken from elsewhere"));
+    fs_err::create_dir_all(bench.path("adapter")).unwrap();
+    assert_eq!(adopted("dpo", Stage::Dpo), Status::Waits { needs: "preferences".into() });
 }
 
 #[tokio::test]
