@@ -41,7 +41,7 @@ pub struct SearchSettings {
 
 /// Answers searches with the active bundle.
 pub struct SearchService {
-    pub(super) live: Arc<Live>,
+    live: Arc<Live>,
     pub(super) flights: Flights,
     pub(super) passage_vectors: PassageVectors,
     pub(super) metrics: Arc<Metrics>,

@@ -96,6 +96,7 @@ async fn a_killed_run_ends_like_another_and_is_served() {
     let done = Command::new(BINARY).arg("report").args(runs).arg("--out").arg(&pooled).output();
     assert!(done.unwrap().status.success());
     let both: Value = serde_json::from_slice(&fs_err::read(pooled.join("report.json")).unwrap()).unwrap();
+    assert_eq!(both["rows"].as_array().unwrap().len(), 3, "{both}");
     for (one, both) in report["rows"].as_array().unwrap().iter().zip(both["rows"].as_array().unwrap()) {
         assert_eq!(
             (&one["collections"][0]["mean"], 2),

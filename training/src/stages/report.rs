@@ -25,7 +25,7 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
     }
     for (arm, evaluation) in planned {
         let scores = RowScores::read(&context.output(evaluation.0, 0))?;
-        rows.push(row(arm, in_order(scores, &names), metrics));
+        rows.push(Row::new(arm.name, arm.title, in_order(scores, &names).collections, metrics));
     }
     let recipe = serde_json::to_value(context.recipe).unwrap_or_default();
     let report = Report::new(recipe, rows, metrics, context.recipe.seed)?;
@@ -33,10 +33,6 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
     let averages: BTreeMap<&str, &BTreeMap<String, f64>> =
         report.rows.iter().map(|row| (row.name.as_str(), &row.average)).collect();
     Ok(json!({ "average": averages }))
-}
-
-fn row(arm: &Arm, scores: RowScores, metrics: &[String]) -> Row {
-    Row::new(arm.name, arm.title, scores.collections, metrics)
 }
 
 /// The collections in this order, whatever it was when the row was evaluated.
