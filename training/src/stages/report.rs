@@ -7,7 +7,7 @@ use expandr_evaluation::{Metric, evaluate};
 use serde_json::{Value, json};
 
 use super::{Context, evaluation::RowScores};
-use crate::plan::{Arm, Work};
+use crate::plan::Work;
 use crate::report::{CollectionScores, Report, Row};
 use crate::{Error, Result, collections};
 
