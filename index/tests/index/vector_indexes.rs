@@ -129,9 +129,9 @@ fn additions_on_many_threads_lose_nothing() {
             }
         }
         // Without the repair of lost vectors about one in a hundred is missed; with it, in 240 builds, never more than 4.
-        assert!(missed <= 8, "{missed} of 3000 vectors do not find themselves at ef 32");
+        assert!(missed <= 6, "{missed} of 3000 vectors do not find themselves at ef 32");
     }
-    // The one thing that is not mended, on busy cores in about one build of 50: see the wrapper's table.
+    // The one thing that is not mended, in one build of 200, more on busy cores: see the wrapper's table.
     assert!(cut_off <= 1, "later batches cut off {cut_off} of 9000 vectors");
 }
 
