@@ -16,7 +16,7 @@ use fs_err as fs;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::contrastive::{self, ContrastiveOptions, ContrastiveTask, ContrastiveText};
+use crate::contrastive::{self, ContrastiveOptions, ContrastiveTask, ContrastiveText, Interpolation};
 use crate::dpo::{
     CompletionText, DpoOptions, DpoTask, Limits, PreferenceText, SupervisedOptions, SupervisedTask,
     tokenize_completions, tokenize_preferences,
@@ -128,7 +128,8 @@ pub fn merge(job: &MergeJob<'_>) -> Result<Value> {
     Ok(json!({ "modules": adapter.modules().len() }))
 }
 
-/// Contrastive training of an encoder (Eq. 8, 9); leaves the encoder, adapters merged, and beside them the adapter.
+/// Contrastive training of an encoder (Eq. 8, 9); leaves the encoder, adapters merged, and beside them the adapter. An
+/// outcome between before and after training is evaluated again: `interpolated`.
 ///
 /// # Errors
 /// As [`warm_up`].
@@ -148,6 +149,7 @@ pub fn contrastive(job: &ContrastiveJob<'_>, device: &Device) -> Result<Value> {
     let counts = json!({ "train": train.len(), "dev": dev.len() });
     let options = ContrastiveOptions {
         query_weight: settings.query_weight,
+        expansion_dropout: settings.expansion_dropout,
         normalize: settings.normalize,
         temperature: settings.temperature,
         chunk: settings.chunk,
@@ -170,7 +172,15 @@ pub fn contrastive(job: &ContrastiveJob<'_>, device: &Device) -> Result<Value> {
         checkpoint_every: settings.checkpoint_every,
         ..TrainerSettings::default()
     };
-    let summary = fit(&task, &trainer, &job.places, &job.progress)?;
+    let way = (settings.interpolation < 1.0)
+        .then(|| Interpolation::from_here(encoder.parameters(), settings.interpolation))
+        .transpose()?;
+    let mut summary =
+        json!({ "examples": counts, "outcome": fit(&task, &trainer, &job.places, &job.progress)? });
+    if let Some(way) = way {
+        way.apply(encoder.parameters())?;
+        summary["interpolated"] = json!(task.evaluate()?);
+    }
     match settings.method {
         Method::Full => encoder.save(job.places.out)?,
         Method::Lora => {
@@ -180,7 +190,7 @@ pub fn contrastive(job: &ContrastiveJob<'_>, device: &Device) -> Result<Value> {
             file.write(&job.places.out.join(ADAPTER))?;
         }
     }
-    Ok(json!({ "examples": counts, "outcome": summary }))
+    Ok(summary)
 }
 
 fn lora(rank: usize, alpha: f64, dropout: f64, target_modules: &[String]) -> LoraSettings {

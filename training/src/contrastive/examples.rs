@@ -73,10 +73,11 @@ pub(super) struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    pub(super) fn of(examples: &[&'a ContrastiveExample]) -> Self {
+    /// Of a batch in which only the queries that `expands` names, by their places, have their expansions.
+    pub(super) fn of(examples: &[&'a ContrastiveExample], expands: impl Fn(usize) -> bool) -> Self {
         let mut texts: Vec<&[u32]> = examples.iter().map(|example| example.query.as_slice()).collect();
         let mut expansions = Vec::new();
-        for (query, example) in examples.iter().enumerate() {
+        for (query, example) in examples.iter().enumerate().filter(|(query, _)| expands(*query)) {
             for expansion in &example.expansions {
                 texts.push(expansion);
                 expansions.push((query, example.expansions.len()));
@@ -145,7 +146,11 @@ mod tests {
     #[test]
     fn a_layout_knows_owners_and_duplicates() {
         let examples = [example(1, 2, 7, &[8]), example(2, 0, 9, &[7]), example(3, 1, 7, &[])];
-        let layout = Layout::of(&examples.iter().collect::<Vec<_>>());
+        let examples: Vec<_> = examples.iter().collect();
+        let layout = Layout::of(&examples, |query| query != 0);
+        assert_eq!((layout.passages(), layout.texts.len()), (5, 9));
+        assert_eq!(layout.expansions, [(2, 1)]);
+        let layout = Layout::of(&examples, |_| true);
         assert_eq!((layout.queries, layout.passages(), layout.texts.len()), (3, 5, 11));
         assert_eq!(layout.expansions, [(0, 2), (0, 2), (2, 1)]);
         // Passages: 7, 9, 7 (positives), 8, 7 (negatives).
@@ -155,7 +160,7 @@ mod tests {
     #[test]
     fn parts_hold_every_text_once_and_one_part_is_in_order() {
         let examples: Vec<_> = (0..10).map(|i| example(i, 1, i + 20, &[i + 40])).collect();
-        let layout = Layout::of(&examples.iter().collect::<Vec<_>>());
+        let layout = Layout::of(&examples.iter().collect::<Vec<_>>(), |_| true);
         assert_eq!(layout.parts(10), [(0..40).collect::<Vec<u32>>()]);
         let parts = layout.parts(3);
         assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [12, 12, 12, 4]);

@@ -1,8 +1,10 @@
 //! Contrastive training of the encoder on the averaged vectors of query and expansion (Eq. 8 and 9).
 //!
-//! - this file: the task, with gradient caching; `examples`: its data; `loss`: from vectors to a loss and its gradient.
+//! - this file: the task, with gradient caching; `examples`: its data; `loss`: from vectors to a loss and its gradient;
+//!   `interpolation`: an outcome that goes only a part of the way.
 
 mod examples;
+mod interpolation;
 mod loss;
 
 use candle_core::Tensor;
@@ -11,13 +13,20 @@ use expandr_models::trainable::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use self::examples::{ContrastiveExample, ContrastiveText, tokenize};
+pub use self::{
+    examples::{ContrastiveExample, ContrastiveText, tokenize},
+    interpolation::Interpolation,
+};
 use self::{
     examples::{Layout, fingerprint},
     loss::loss,
 };
 use crate::trainer::{Figures, Outcome, Task};
 use crate::{Error, Result};
+
+/// The part of a step's key that says which queries keep their expansions. The parts of a batch, which have theirs, are
+/// never as many.
+const EXPANSIONS: u64 = u64::MAX;
 
 /// The loss and how it is computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +35,8 @@ pub struct ContrastiveOptions {
     /// The weight of the query's vector; the expansions' mean has 1 less it (Eq. 8: 0.5). A query without expansions
     /// stands alone.
     pub query_weight: f64,
+    /// How likely a query of a step stands alone, without its expansions.
+    pub expansion_dropout: f64,
     /// Whether vectors are L2-normalised before they are averaged and compared.
     pub normalize: bool,
     /// Similarities are divided by it; 1 leaves them as they are.
@@ -46,6 +57,7 @@ impl Default for ContrastiveOptions {
     fn default() -> Self {
         Self {
             query_weight: 0.5,
+            expansion_dropout: 0.0,
             normalize: false,
             temperature: 1.0,
             mask_duplicates: true,
@@ -66,6 +78,12 @@ impl ContrastiveOptions {
         let wrong = |detail: String| Err(Error::Input(detail));
         if !(0.0..=1.0).contains(&self.query_weight) {
             return wrong(format!("query_weight = {} is no share; use 0 to 1", self.query_weight));
+        }
+        if !(0.0..1.0).contains(&self.expansion_dropout) {
+            return wrong(format!(
+                "expansion_dropout = {} leaves none; use 0 to 0.9",
+                self.expansion_dropout
+            ));
         }
         if !self.temperature.is_finite() || self.temperature <= 0.0 {
             return wrong(format!("temperature = {} makes no sense; use 0.01 to 1", self.temperature));
@@ -107,7 +125,11 @@ impl<'a> ContrastiveTask<'a> {
 
     /// The loss of a batch and, with `gradients`, its gradients.
     fn batch(&self, examples: &[&ContrastiveExample], key: Option<(Key, &mut Gradients)>) -> Result<Outcome> {
-        let layout = Layout::of(examples);
+        let dropout = self.settings.expansion_dropout;
+        let key_of_expansions = key.as_ref().map(|(key, _)| key.child(EXPANSIONS));
+        let layout = Layout::of(examples, |query| {
+            key_of_expansions.is_none_or(|key| key.uniform(query as u64) >= dropout)
+        });
         let tokens = layout.texts.iter().map(|text| text.len()).sum();
         let parts = layout.parts(self.settings.chunk);
         let outcome = |loss: f64, figures: Figures| Outcome { loss, tokens, figures };

@@ -140,7 +140,11 @@ impl Stage {
 
     /// Raised when the same settings and inputs give something else than before.
     pub(crate) fn version(self) -> u32 {
-        1
+        match self {
+            // They search among the training part's passages, too.
+            Self::Weight | Self::Gate => 2,
+            _ => 1,
+        }
     }
 
     /// Whether it takes so little that it is done again without asking when settings or inputs have changed.

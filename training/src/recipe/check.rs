@@ -261,6 +261,10 @@ fn contrastive(recipe: &Recipe) -> Check {
     at_least("contrastive.chunk", settings.chunk, 1)?;
     positive("contrastive.temperature", settings.temperature)?;
     share("contrastive.query_weight", settings.query_weight)?;
+    below_one("contrastive.expansion_dropout", settings.expansion_dropout)?;
+    if !(settings.interpolation > 0.0 && settings.interpolation <= 1.0) {
+        return wrong("contrastive.interpolation", settings.interpolation, "above 0 and at most 1");
+    }
     at_least("contrastive.max_query_length", settings.max_query_length, 3)?;
     at_least("contrastive.max_document_length", settings.max_document_length, 3)?;
     if settings.negatives > recipe.data.max_negatives {

@@ -119,6 +119,9 @@ fn values_out_of_range_are_refused() {
         ("evaluation.metrics=[\"speed\"]", "`evaluation.metrics`: "),
         ("evaluation.arms=[\"expander\"]", "did you mean `expandr`?"),
         ("evaluation.arms=[\"auto\"]", "needs `gate.enabled` = true"),
+        ("contrastive.expansion_dropout=1", "at least 0 and below 1"),
+        ("contrastive.interpolation=0", "`contrastive.interpolation` is 0; it must be above 0 and at most 1"),
+        ("contrastive.interpolation=1.5", "above 0 and at most 1"),
         ("evaluation.query_weight=2", "between 0 and 1"),
     ] {
         let error = parse("", &[set]).unwrap_err();

@@ -202,6 +202,9 @@ pub struct ContrastiveSettings {
     pub normalize: bool,
     /// The weight of the query's vector; the expansion's is 1 less it (Eq. 8: 0.5).
     pub query_weight: f64,
+    /// How likely a query of a step stands alone, without its expansion, as searches do that the gate or the budget
+    /// answers without one.
+    pub expansion_dropout: f64,
     /// Given negatives a pair that join the in-batch ones.
     pub negatives: usize,
     /// Negatives a query that the untrained encoder finds among the other queries' positives; they join the given ones.
@@ -222,6 +225,9 @@ pub struct ContrastiveSettings {
     pub weight_decay: f64,
     /// The gradient's norm is cut to it; 0 doesn't.
     pub clip: f64,
+    /// How far the outcome goes from the weights before training to those after it: 1 is what training found, 0.5 the
+    /// mean of both, which forgets less of what the encoder could do before (WiSE-FT, Wortsman et al. 2022).
+    pub interpolation: f64,
     /// `lora`: rank of the adapters.
     pub lora_rank: usize,
     /// `lora`: their scale is `lora_alpha / lora_rank`.
@@ -254,6 +260,7 @@ impl Default for ContrastiveSettings {
             temperature: 1.0,
             normalize: false,
             query_weight: 0.5,
+            expansion_dropout: 0.0,
             negatives: 1,
             mined_negatives: 0,
             mined_from: 10,
@@ -264,6 +271,7 @@ impl Default for ContrastiveSettings {
             warmup_ratio: 0.1,
             weight_decay: 0.0,
             clip: 1.0,
+            interpolation: 1.0,
             lora_rank: 8,
             lora_alpha: 32.0,
             lora_dropout: 0.1,

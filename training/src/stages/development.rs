@@ -1,5 +1,6 @@
 //! The retriever's development part as a small collection: its queries with their expansions, searched among all its
-//! positives and negatives.
+//! positives and negatives and those of the training part. The more passages there are, the more a choice made here is
+//! like one that is made on a real collection, where more stand before the right one.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -17,6 +18,8 @@ use crate::{Error, Result};
 
 /// At most so many queries are searched for; more make no choice better.
 const MOST: usize = 2000;
+/// At most so many passages of the training part stand beside the development part's own.
+const MOST_OTHERS: usize = 10_000;
 /// A query's value is 1 / log2(1 + rank) of its positive down to this rank (nDCG with one relevant document).
 const DEPTH: usize = 10;
 
@@ -64,11 +67,9 @@ impl Development {
                 ),
             });
         }
-        let passages: BTreeSet<&str> = lines
-            .iter()
-            .flat_map(|line| std::iter::once(&line.positive).chain(&line.negatives))
-            .map(String::as_str)
-            .collect();
+        let others = others(context, examples)?;
+        let own = lines.iter().flat_map(|line| std::iter::once(&line.positive).chain(&line.negatives));
+        let passages: BTreeSet<&str> = own.chain(&others).map(String::as_str).collect();
         let positions: HashMap<&str, usize> =
             passages.iter().enumerate().map(|(position, passage)| (*passage, position)).collect();
         let positives: Vec<usize> = lines.iter().map(|line| positions[line.positive.as_str()]).collect();
@@ -125,4 +126,17 @@ fn read(context: &Context<'_>, examples: ExamplesNode) -> Result<Vec<ExampleLine
     lines.sort_by_key(|(drawn, _)| *drawn);
     lines.truncate(MOST);
     Ok(lines.into_iter().map(|(_, line)| line).collect())
+}
+
+/// Passages of the training part, or as many as are wanted, drawn by the seed.
+fn others(context: &Context<'_>, examples: ExamplesNode) -> Result<Vec<String>> {
+    let mut passages = BTreeSet::new();
+    for line in JsonLines::<ExampleLine>::open(&context.output(examples.0, 0))? {
+        let ExampleLine { positive, negatives, .. } = line?;
+        passages.extend(std::iter::once(positive).chain(negatives));
+    }
+    let mut passages: Vec<String> = passages.into_iter().collect();
+    passages.sort_by_cached_key(|passage| draw(context.recipe.seed, &["others", passage]));
+    passages.truncate(MOST_OTHERS);
+    Ok(passages)
 }

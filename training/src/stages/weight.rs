@@ -47,7 +47,7 @@ pub(super) fn query_weight(context: &Context<'_>, chosen: Option<WeightNode>) ->
     }
 }
 
-/// Searches the development part's positives with every weight, among all its positives and negatives.
+/// Searches the development part's positives with every weight.
 pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
     let Work::Weight { examples, encoder } = &context.node.work else {
         return Err(Error::Input("not a stage of weights".into()));

@@ -6,8 +6,13 @@ use expandr_models::trainable::{
     Gradients, Key, LoraSettings, Method, TextLengths, TrainableEncoder, TrainableOptions,
 };
 use expandr_training::contrastive::{ContrastiveExample, ContrastiveOptions, ContrastiveTask};
+use expandr_training::progress::{Silent, StepProgress};
+use expandr_training::recipe::{self, ContrastiveSettings};
+use expandr_training::steps::{ContrastiveJob, Places};
 use expandr_training::trainer::Task;
+use expandr_training::trainers;
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::support::{Curve, bits, checkpoint, compare, json, run, tensors};
 
@@ -227,6 +232,38 @@ fn dropout_is_the_same_in_both_ways_of_computing_and_when_computed_again() -> Re
 }
 
 #[test]
+fn a_query_whose_expansion_is_dropped_stands_alone() -> Result<()> {
+    let data = Data::read("roberta")?;
+    let encoder = load("roberta", Method::Full, false, 0.0)?;
+    let whole = data.examples();
+    let bare: Vec<_> =
+        whole.iter().map(|e| ContrastiveExample { expansions: Vec::new(), ..e.clone() }).collect();
+    let task = |examples: &[ContrastiveExample], expansion_dropout: f64| {
+        let settings = ContrastiveOptions { expansion_dropout, chunk: 2, ..data.settings(0) };
+        ContrastiveTask::new(&encoder, settings, examples.to_vec(), examples.to_vec())
+    };
+    let expanded = whole.iter().position(|example| !example.expansions.is_empty()).unwrap();
+    let outcome = |task: &ContrastiveTask<'_>, key: u64| -> Result<(f64, usize)> {
+        let outcome = task.step(&[expanded], Key::new(key), &mut Gradients::new(encoder.parameters()))?;
+        Ok((outcome.loss, outcome.tokens))
+    };
+    let (with, without, half) = (task(&whole, 0.0)?, task(&bare, 0.0)?, task(&whole, 0.5)?);
+    let mut dropped = 0;
+    for key in 0..100 {
+        let found = outcome(&half, key)?;
+        assert_eq!(found, outcome(&half, key)?, "the same key drops the same");
+        let is_bare = found == outcome(&without, key)?;
+        assert!(is_bare != (found == outcome(&with, key)?), "key {key}: one of both, and not the other");
+        dropped += usize::from(is_bare);
+    }
+    // Three standard deviations of a fair draw are 15.
+    assert!((35..=65).contains(&dropped), "{dropped} of 100");
+    assert_eq!(half.evaluate()?, with.evaluate()?, "nothing is dropped in an evaluation");
+    assert!(task(&whole, 1.0).is_err());
+    Ok(())
+}
+
+#[test]
 fn training_does_not_depend_on_the_number_of_threads() -> Result<()> {
     let data = Data::read("bert-cls-prefixes")?;
     let mut found = Vec::new();
@@ -259,5 +296,61 @@ fn passages_that_equal_a_positive_are_no_negatives() -> Result<()> {
     twice[0].negatives = vec![twice[0].positive.clone()];
     assert_eq!(loss(one.clone(), true)?, loss(twice.clone(), true)?);
     assert!(loss(twice, false)? > loss(one, false)? + 0.5);
+    Ok(())
+}
+
+#[test]
+fn an_interpolated_encoder_has_gone_its_share_of_the_way() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = |name: &str| folder.path().join(name);
+    let line = |query: &str, positive: &str| {
+        format!("{}\n", json!({ "query": query, "expansion": "a passage", "positive": positive }))
+    };
+    let lines = line("what is query expansion", "expansion adds words")
+        + &line("retrieval", "systems answer questions");
+    fs_err::write(at("examples.jsonl"), lines)?;
+    let base = checkpoint("distilbert");
+    for method in [recipe::Method::Full, recipe::Method::Lora] {
+        let train = |interpolation: f64| -> Result<_> {
+            let name = format!("{method:?}-{interpolation}");
+            let (work, out) = (at(&format!("{name}-work")), at(&name));
+            fs_err::create_dir_all(&work)?;
+            let settings = ContrastiveSettings {
+                method,
+                interpolation,
+                learning_rate: 0.05,
+                epochs: 4.0,
+                batch_size: 2,
+                ..ContrastiveSettings::default()
+            };
+            let told = trainers::contrastive(
+                &ContrastiveJob {
+                    base: &base,
+                    train: &at("examples.jsonl"),
+                    dev: &at("examples.jsonl"),
+                    settings: &settings,
+                    seed: 7,
+                    places: Places { work: &work, out: &out, log: &at("log.jsonl") },
+                    progress: StepProgress::new(&Silent, "contrastive"),
+                },
+                &Device::Cpu,
+            )?;
+            Ok((told, candle_core::safetensors::load(out.join("model.safetensors"), &Device::Cpu)?))
+        };
+        let before = candle_core::safetensors::load(base.join("model.safetensors"), &Device::Cpu)?;
+        let ((whole, after), (part, between)) = (train(1.0)?, train(0.25)?);
+        assert!(whole.get("interpolated").is_none());
+        assert_ne!(part["interpolated"]["loss"], part["outcome"]["evaluation"]["loss"]);
+        assert_eq!(whole["outcome"]["evaluation"], part["outcome"]["evaluation"]);
+        let mut moved = 0;
+        for (name, before) in &before {
+            let before = before.to_dtype(candle_core::DType::F32)?;
+            let way = (&after[name] - &before)?;
+            let wrong = ((&between[name] - &before)? - (&way * 0.25)?)?.abs()?.flatten_all()?.max(0)?;
+            assert!(wrong.to_scalar::<f32>()? < 1e-5, "{method:?} {name}: {wrong}");
+            moved += usize::from(way.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()? > 1e-3);
+        }
+        assert!(moved > 5, "{method:?}: only {moved} tensors moved");
+    }
     Ok(())
 }

@@ -146,7 +146,7 @@ fn without(mut settings: Value, names: &[&str]) -> Value {
 }
 
 /// How the gradient is computed doesn't count (`chunk`), nor what can't matter: the weight of an expansion that is not
-/// there, adapters in full training.
+/// there, adapters in full training, dropout of nothing, an interpolation that goes all the way.
 fn contrastive(recipe: &Recipe, averages: bool) -> Value {
     let settings = &recipe.contrastive;
     let mut further = vec![("seed", json!(settings.seed.unwrap_or(recipe.seed)))];
@@ -157,6 +157,12 @@ fn contrastive(recipe: &Recipe, averages: bool) -> Value {
     }
     if settings.method == Method::Full {
         left_out.extend(["lora_rank", "lora_alpha", "lora_dropout"]);
+    }
+    if !averages || settings.expansion_dropout == 0.0 {
+        left_out.push("expansion_dropout");
+    }
+    if settings.interpolation == 1.0 {
+        left_out.push("interpolation");
     }
     without(with(settings, further), &left_out)
 }

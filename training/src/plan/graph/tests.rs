@@ -1,5 +1,7 @@
 //! What rows share, and what they don't.
 
+use serde_json::json;
+
 use super::*;
 use crate::plan::ARMS;
 
@@ -157,6 +159,8 @@ fn a_setting_changes_its_stage_and_what_follows_and_nothing_else() {
     assert_eq!(changed("answers.max_tokens=9")[..2], ["answers", "scores"]);
     assert!(changed("machine.concurrency=9").is_empty());
     assert!(changed("contrastive.chunk=9").is_empty());
+    assert_eq!(changed("contrastive.interpolation=0.5")[0], "contrastive");
+    assert_eq!(changed("contrastive.expansion_dropout=0.5")[0], "contrastive");
     assert!(changed("contrastive.lora_rank=9").is_empty(), "full training has no adapters");
     assert_eq!(changed("seed=1").len(), 14);
 }
