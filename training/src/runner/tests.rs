@@ -509,6 +509,12 @@ async fn negatives_are_mined_and_a_weight_is_chosen() {
     let weight: Value = serde_json::from_str(&read(&bench.path("weight.json"))).unwrap();
     let chosen = weight["query_weight"].as_f64().unwrap();
     assert!((0.0..=1.0).contains(&chosen) && weight["queries"] == 2);
+    let dev: Vec<crate::example::ExampleLine> = bench.lines("examples.dev.jsonl");
+    let passages = |lines: &[crate::example::ExampleLine]| -> std::collections::BTreeSet<String> {
+        lines.iter().flat_map(|line| line.negatives.iter().chain([&line.positive])).cloned().collect()
+    };
+    let (few, all) = (passages(&dev), passages(&[dev, examples].concat()));
+    assert!(few.len() < all.len() && weight["passages"] == all.len(), "those of both parts: {weight}");
     assert!(!bench.path("arms/ft/weight.json").exists());
 }
 

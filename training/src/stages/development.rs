@@ -2,7 +2,7 @@
 //! positives and negatives and those of the training part. The more passages there are, the more a choice made here is
 //! like one that is made on a real collection, where more stand before the right one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use expandr_models::TextKind;
 
@@ -128,15 +128,17 @@ fn read(context: &Context<'_>, examples: ExamplesNode) -> Result<Vec<ExampleLine
     Ok(lines.into_iter().map(|(_, line)| line).collect())
 }
 
-/// Passages of the training part, or as many as are wanted, drawn by the seed.
+/// Passages of the training part, or as many as are wanted, drawn by the seed. No more are ever in memory.
 fn others(context: &Context<'_>, examples: ExamplesNode) -> Result<Vec<String>> {
-    let mut passages = BTreeSet::new();
+    let mut drawn = BTreeMap::new();
     for line in JsonLines::<ExampleLine>::open(&context.output(examples.0, 0))? {
         let ExampleLine { positive, negatives, .. } = line?;
-        passages.extend(std::iter::once(positive).chain(negatives));
+        for passage in std::iter::once(positive).chain(negatives) {
+            drawn.insert(draw(context.recipe.seed, &["others", &passage]), passage);
+            if drawn.len() > MOST_OTHERS {
+                drawn.pop_last();
+            }
+        }
     }
-    let mut passages: Vec<String> = passages.into_iter().collect();
-    passages.sort_by_cached_key(|passage| draw(context.recipe.seed, &["others", passage]));
-    passages.truncate(MOST_OTHERS);
-    Ok(passages)
+    Ok(drawn.into_values().collect())
 }
