@@ -81,7 +81,7 @@ impl ContrastiveOptions {
         }
         if !(0.0..1.0).contains(&self.expansion_dropout) {
             return wrong(format!(
-                "expansion_dropout = {} leaves none; use 0 to 0.9",
+                "expansion_dropout = {} makes no sense; use 0 or more, and less than 1",
                 self.expansion_dropout
             ));
         }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use self::builder::{Builder, MAIN, REPORT};
+use self::work::EvaluationNode;
 use super::arms::{Arm, SearchText};
 use super::stage::Stage;
 use crate::recipe::Recipe;
@@ -20,7 +21,6 @@ mod work;
 
 pub(crate) use inputs::documents_label;
 pub use inputs::{CollectionPart, External, Source};
-use work::EvaluationNode;
 pub use work::{EncoderRef, ExamplesNode, ExpanderRef, NodeId, TrainingText, WeightNode, Work};
 
 /// One stage of a run.

@@ -46,6 +46,11 @@ fn share(name: &str, value: f64) -> Check {
     if (0.0..=1.0).contains(&value) { Ok(()) } else { wrong(name, value, "between 0 and 1") }
 }
 
+/// 0 to 1, 0 excluded.
+fn part(name: &str, value: f64) -> Check {
+    if value > 0.0 && value <= 1.0 { Ok(()) } else { wrong(name, value, "above 0 and at most 1") }
+}
+
 fn below_one(name: &str, value: f64) -> Check {
     if (0.0..1.0).contains(&value) { Ok(()) } else { wrong(name, value, "at least 0 and below 1") }
 }
@@ -86,9 +91,7 @@ fn data(recipe: &Recipe) -> Check {
         if source.path.as_os_str().is_empty() {
             return Err(format!("`{}` of {:?} is empty; name the file", of_source("path"), source.name));
         }
-        if !(source.ratio > 0.0 && source.ratio <= 1.0) {
-            return wrong(&of_source("ratio"), source.ratio, "above 0 and at most 1");
-        }
+        part(&of_source("ratio"), source.ratio)?;
         if let Some(limit) = source.limit {
             at_least(&of_source("limit"), limit, 1)?;
         }
@@ -122,9 +125,7 @@ fn generation(recipe: &Recipe) -> Check {
         ("answers", recipe.answers.top_p, recipe.answers.max_tokens),
         ("expansions", recipe.expansions.top_p, recipe.expansions.max_tokens),
     ] {
-        if !(top_p > 0.0 && top_p <= 1.0) {
-            return wrong(&format!("{section}.top_p"), top_p, "above 0 and at most 1");
-        }
+        part(&format!("{section}.top_p"), top_p)?;
         at_least(&format!("{section}.max_tokens"), max_tokens, 1)?;
     }
     at_least("machine.encode_batch", recipe.machine.encode_batch, 1)
@@ -262,9 +263,7 @@ fn contrastive(recipe: &Recipe) -> Check {
     positive("contrastive.temperature", settings.temperature)?;
     share("contrastive.query_weight", settings.query_weight)?;
     below_one("contrastive.expansion_dropout", settings.expansion_dropout)?;
-    if !(settings.interpolation > 0.0 && settings.interpolation <= 1.0) {
-        return wrong("contrastive.interpolation", settings.interpolation, "above 0 and at most 1");
-    }
+    part("contrastive.interpolation", settings.interpolation)?;
     at_least("contrastive.max_query_length", settings.max_query_length, 3)?;
     at_least("contrastive.max_document_length", settings.max_document_length, 3)?;
     if settings.negatives > recipe.data.max_negatives {
