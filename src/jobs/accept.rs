@@ -6,7 +6,7 @@ use std::{
 };
 
 use expandr_evaluation::Collection;
-use expandr_models::{bundle, weights};
+use expandr_models::{bundle, trainable::ADAPTER_FILES, weights};
 
 use super::{
     evaluation::PlannedCollection,
@@ -195,7 +195,7 @@ fn accept_import(jobs: &Jobs, import: &Import) -> Result<Memory, Problem> {
         Imported::Encoder => weights::Role::Encoder,
         Imported::Expander => weights::Role::Expander,
         Imported::EncoderAdapter | Imported::ExpanderAdapter => {
-            for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            for file in ADAPTER_FILES {
                 if !path.join(file).is_file() {
                     let detail = format!(
                         "{}: {file} is missing; an adapter is a folder in PEFT's layout",

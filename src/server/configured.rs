@@ -6,6 +6,7 @@ use anyhow::Context;
 use expandr_models::{
     bundle::{BUNDLE_FILE, EncoderPart, ExpanderPart, Manifest},
     gate::GATE_FILE,
+    trainable::ADAPTER_FILES,
     weights::{self, Role, sha256_of_file},
 };
 use serde_json::json;
@@ -13,9 +14,6 @@ use sha2::{Digest, Sha256};
 
 use super::options::Models;
 use crate::bundles::{Configured, ConfiguredModels, now};
-
-/// The files that make an adapter.
-const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 
 /// The bundle that the flags describe. Blocks for a moment: adapters and gate are hashed.
 ///

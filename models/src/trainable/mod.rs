@@ -29,7 +29,9 @@ pub use self::{
     bert::{EncoderTape, TextLengths, TrainableEncoder},
     decoder::{DecoderTape, DecoderText, TrainableDecoder},
     gradients::{Gradient, Gradients},
-    lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterFile, AdapterTask, LoraSettings, merge_adapter},
+    lora::{
+        ADAPTER_CONFIG, ADAPTER_FILES, ADAPTER_WEIGHTS, AdapterFile, AdapterTask, LoraSettings, merge_adapter,
+    },
     options::{Keep, Method, Pass, Precision, TrainableOptions},
     packing::{CompletionBatch, TextBatch},
     parameters::{Parameter, Parameters, ZeroGradient},

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use expandr_models::expander::PromptTemplate;
+use expandr_models::trainable::ADAPTER_FILES;
 use expandr_models::weights::Role;
 use serde_json::{Value, json};
 
@@ -19,7 +20,7 @@ use crate::{Error, Result};
 /// What a training stage must leave, for what was made elsewhere as well.
 fn wanted_files(work: &Work) -> &'static [&'static str] {
     match work {
-        Work::WarmUp { .. } | Work::Dpo { .. } => &["adapter_config.json", "adapter_model.safetensors"],
+        Work::WarmUp { .. } | Work::Dpo { .. } => &ADAPTER_FILES,
         Work::WarmExpander { .. } | Work::Merge { .. } => &["config.json", "tokenizer.json"],
         Work::Contrastive { .. } | Work::BaseEncoder { .. } => &["config.json", "tokenizer.json"],
         _ => &[],

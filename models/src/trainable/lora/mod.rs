@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     merge::merge_adapter,
-    peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterFile, AdapterTask},
+    peft::{ADAPTER_CONFIG, ADAPTER_FILES, ADAPTER_WEIGHTS, AdapterFile, AdapterTask},
 };
 use crate::{Error, Result};
 

@@ -19,6 +19,8 @@ use crate::{
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// The weights of an adapter folder.
 pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+/// The files of an adapter folder that are the adapter, and not the rest of its training.
+pub const ADAPTER_FILES: [&str; 2] = [ADAPTER_CONFIG, ADAPTER_WEIGHTS];
 
 /// What the model behind an adapter is for, in PEFT's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use expandr_models::testing::{HashEncoder, Script, ScriptedExpander};
+use expandr_models::trainable::ADAPTER_FILES;
 use expandr_models::weights::Role;
 use expandr_models::{Encoder, EncoderInfo, Generation, Priority, Sampling, TextKind};
 use serde_json::{Value, json};
@@ -40,7 +41,6 @@ pub(super) struct FakeSteps {
 }
 
 const MODEL_FILES: [&str; 3] = ["config.json", "tokenizer.json", "weights"];
-const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 
 impl FakeSteps {
     pub(super) fn new(models: &Path) -> Self {
