@@ -7,7 +7,7 @@ use expandr_models::{
     bundle::{self, Defaults, EncoderPart, ExpanderPart, ExpansionDefault, Manifest},
     expander::Q2D,
     gate::GATE_FILE,
-    trainable::{ADAPTER_CONFIG, ADAPTER_FILES, NewFolder},
+    trainable::{ADAPTER_FILES, NewFolder},
     weights::sha256_of_file,
 };
 use expandr_training::{QueryWeight, Recipe};
@@ -79,9 +79,9 @@ pub fn package(run: &Path, out: &Path, facts: PackageFacts) -> anyhow::Result<Ma
 fn encoder(run: &Path, recipe: &Recipe, folder: &Path) -> anyhow::Result<EncoderPart> {
     let adapter = run.join("encoder").join("adapter");
     if recipe.encoder.layers.is_none() && has_adapter(&adapter) {
-        let model = named(&recipe.encoder.model)?;
-        copy_adapter(&adapter, &folder.join("encoder-adapter"), &model)?;
-        return Ok(EncoderPart { model, adapter: Some("encoder-adapter".into()) });
+        copy_adapter(&adapter, &folder.join("encoder-adapter"))?;
+        let adapter = Some("encoder-adapter".into());
+        return Ok(EncoderPart { model: named(&recipe.encoder.model)?, adapter });
     }
     for trained in ["encoder", "base-encoder"] {
         if run.join(trained).join("config.json").is_file() {
@@ -96,7 +96,7 @@ fn expander(run: &Path, recipe: &Recipe, folder: &Path) -> anyhow::Result<Expand
     let adapter = run.join("adapter");
     let base = named(&recipe.expander.model)?;
     if has_adapter(&adapter) && !recipe.warm_up.enabled {
-        copy_adapter(&adapter, &folder.join("expander-adapter"), &base)?;
+        copy_adapter(&adapter, &folder.join("expander-adapter"))?;
         let adapter = Some("expander-adapter".into());
         return Ok(ExpanderPart { model: base, adapter, remote_model: None });
     }
@@ -113,19 +113,11 @@ fn has_adapter(folder: &Path) -> bool {
     ADAPTER_FILES.iter().all(|file| folder.join(file).is_file())
 }
 
-/// Copies an adapter, whose configuration then names its base model as the bundle does: the run's names the folder of the
-/// model where it was trained, which nobody else has.
-fn copy_adapter(from: &Path, to: &Path, base: &str) -> anyhow::Result<()> {
+fn copy_adapter(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs_err::create_dir_all(to)?;
     for file in ADAPTER_FILES {
         fs_err::copy(from.join(file), to.join(file))?;
     }
-    let path = to.join(ADAPTER_CONFIG);
-    let config = json_if_there(&path)?;
-    let mut config =
-        config.filter(Value::is_object).with_context(|| format!("{}: no JSON object", path.display()))?;
-    config["base_model_name_or_path"] = json!(base);
-    fs_err::write(&path, format!("{config:#}\n"))?;
     Ok(())
 }
 
@@ -243,11 +235,6 @@ mod tests {
     #[test]
     fn a_run_becomes_a_bundle_that_proves_itself() {
         let run = run(RECIPE_TEXT);
-        write(
-            run.path(),
-            "adapter/adapter_config.json",
-            r#"{"r": 8, "base_model_name_or_path": "/home/me/small"}"#,
-        );
         let out = tempfile::tempdir().unwrap();
         let out = out.path().join("bundle");
         let expansion = Some(ExpansionDefault::Off);
@@ -260,12 +247,6 @@ mod tests {
         assert_eq!(
             (expander.model.as_str(), expander.adapter.as_deref()),
             ("small", Some("expander-adapter"))
-        );
-        let adapter = json_if_there(&out.join("expander-adapter").join(ADAPTER_CONFIG)).unwrap().unwrap();
-        assert_eq!(
-            adapter,
-            json!({"r": 8, "base_model_name_or_path": "small"}),
-            "the folder of this machine is gone"
         );
         assert_eq!(manifest.prompt.as_deref(), Some("Answer: {}"));
         let Defaults { query_weight, max_tokens, temperature, top_p, expansion, joint_encoding } =

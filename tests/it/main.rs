@@ -36,6 +36,7 @@ mod process;
 mod ranking;
 mod reference;
 mod service;
+mod shipped;
 mod stream;
 mod traces;
 mod train;

@@ -119,6 +119,9 @@ async fn a_killed_run_ends_like_another_and_is_served() {
 
     // Or the adapter beside the model that it was trained on.
     let adapter = whole.join("adapter");
+    let config = fs_err::read(adapter.join("adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["base_model_name_or_path"], "smollm2-135m-instruct", "the same on every machine");
     let flags = ["--encoder", encoder.to_str().unwrap(), "--expander-adapter", adapter.to_str().unwrap()];
     let server = Server::start(&folder.path().join("index"), &flags);
     let (_, info) = server.get("/info").await;

@@ -3,6 +3,7 @@
 //! Every function blocks for as long as its training takes. Checkpoints lie in the job's work folder, from which an
 //! interrupted attempt goes on.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -184,7 +185,7 @@ pub fn contrastive(job: &ContrastiveJob<'_>, device: &Device) -> Result<Value> {
     match settings.method {
         Method::Full => encoder.save(job.places.out)?,
         Method::Lora => {
-            let base = job.base.to_string_lossy();
+            let base = name_of(job.base);
             let file = AdapterFile::of(encoder.parameters(), &lora, AdapterTask::FeatureExtraction, &base)?;
             merge_adapter(job.base, &file, job.places.out)?;
             file.write(&job.places.out.join(ADAPTER))?;
@@ -222,12 +223,18 @@ fn write_adapter(
     saved_as: SavedAs,
     (base, out): (&Path, &Path),
 ) -> Result<()> {
-    let base = base.to_string_lossy();
+    let base = name_of(base);
     let mut file = AdapterFile::of(decoder.parameters(), lora, AdapterTask::CausalLm, &base)?;
     if saved_as == SavedAs::Bf16 {
         file.round(DType::BF16)?;
     }
     Ok(file.write(out)?)
+}
+
+/// What an adapter calls its base model: the name of its folder, without the rest of the path, so that the same training
+/// leaves the same files on every machine.
+fn name_of(base: &Path) -> Cow<'_, str> {
+    base.file_name().unwrap_or(base.as_os_str()).to_string_lossy()
 }
 
 /// Trains, telling progress and adding everything that happens to the job's log.
