@@ -164,17 +164,26 @@ pub struct StepProgress<'a> {
     stage: &'a str,
     /// The first step of this attempt, and when it was told.
     start: Mutex<Option<(usize, Instant)>>,
+    /// Which of how many trainings alike it tells of.
+    part: (usize, usize),
 }
 
 impl<'a> StepProgress<'a> {
     /// For the trainer of a stage.
     pub fn new(observer: &'a dyn Observer, stage: &'a str) -> Self {
-        Self { observer, stage, start: Mutex::new(None) }
+        Self { observer, stage, start: Mutex::new(None), part: (0, 1) }
+    }
+
+    /// For the training `number` (from 0) of `count` alike, whose steps are counted on.
+    pub fn part(&self, number: usize, count: usize) -> Self {
+        Self { part: (number, count), ..Self::new(self.observer, self.stage) }
     }
 
     /// `done` of `total` optimiser steps are done, those of earlier attempts included. `figures` are the moment's:
     /// loss, learning rate, tokens a second.
     pub fn step(&self, done: usize, total: usize, figures: Map<String, Value>) {
+        let (number, count) = self.part;
+        let (done, total) = (number * total + done, count * total);
         let mut start = self.start.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (first, since) = *start.get_or_insert_with(|| (done, Instant::now()));
         let rest = total.saturating_sub(done) as f64;

@@ -27,7 +27,7 @@ use crate::folder::JsonLines;
 use crate::optim::AdamWSettings;
 use crate::preference::{CompletionLine, PreferenceLine, Turn};
 use crate::progress::StepProgress;
-use crate::recipe::{Method, Precision, SavedAs};
+use crate::recipe::{ContrastiveSettings, Method, Precision, SavedAs};
 use crate::steps::{ContrastiveJob, DpoJob, MergeJob, Places, WarmUpJob};
 use crate::trainer::{Event, StopSignal, Surroundings, Task, TrainerSettings, train};
 use crate::{Error, Result};
@@ -129,35 +129,62 @@ pub fn merge(job: &MergeJob<'_>) -> Result<Value> {
     Ok(json!({ "modules": adapter.modules().len() }))
 }
 
-/// Contrastive training of an encoder (Eq. 8, 9); leaves the encoder, adapters merged, and beside them the adapter. An
-/// outcome between before and after training is evaluated again: `interpolated`.
+/// Contrastive training of an encoder (Eq. 8, 9), several times where the mean of the outcomes is asked for; leaves the
+/// encoder, adapters merged, and beside them the adapter. An outcome between before and after training is evaluated again
+/// (`interpolated`), and so is a mean (`averaged`).
 ///
 /// # Errors
 /// As [`warm_up`].
 pub fn contrastive(job: &ContrastiveJob<'_>, device: &Device) -> Result<Value> {
-    let settings = job.settings;
-    let lora = lora(settings.lora_rank, settings.lora_alpha, settings.lora_dropout, &settings.target_modules);
+    let count = job.settings.soup;
+    let mut members = Vec::with_capacity(count);
+    for number in 0..count {
+        members.push(member(job, number, device)?);
+    }
+    match job.settings.method {
+        Method::Full => {
+            let encoder = encoder(job, job.base, (trainable::Method::Full, job.seed), device)?;
+            contrastive::average(&members, encoder.parameters())?;
+            encoder.save(job.places.out)?;
+        }
+        Method::Lora => {
+            let adapters: Vec<AdapterFile> = members.iter().map(|member| adapter(job, member)).collect();
+            let mean = AdapterFile::mean(&adapters)?;
+            merge_adapter(job.base, &mean, job.places.out)?;
+            mean.write(&job.places.out.join(ADAPTER))?;
+        }
+    }
+    if let [alone] = members.as_slice() {
+        return Ok(alone.summary.clone());
+    }
+    let encoder = encoder(job, job.places.out, (trainable::Method::Full, job.seed), device)?;
+    let averaged = task(job, &encoder)?.evaluate()?;
+    let told: Vec<&Value> = members.iter().map(|member| &member.summary).collect();
+    Ok(json!({ "members": told, "averaged": averaged }))
+}
+
+/// One training of the encoder. Of several, what it leaves is kept in the work folder.
+fn member(job: &ContrastiveJob<'_>, number: usize, device: &Device) -> Result<contrastive::Member> {
+    let (settings, count) = (job.settings, job.settings.soup);
+    let work = if count == 1 {
+        job.places.work.to_owned()
+    } else {
+        job.places.work.join(format!("member-{number}"))
+    };
+    if count > 1 {
+        if let Some(member) = contrastive::Member::read(&work)? {
+            return Ok(member);
+        }
+        fs::create_dir_all(&work)?;
+        job.progress.note(&format!("training {} of {count}", number + 1));
+    }
+    let seed = job.seed.wrapping_add(number as u64);
     let method = match settings.method {
         Method::Full => trainable::Method::Full,
-        Method::Lora => trainable::Method::Lora(lora.clone()),
+        Method::Lora => trainable::Method::Lora(contrastive_lora(settings)),
     };
-    let lengths =
-        TextLengths { query: Some(settings.max_query_length), document: Some(settings.max_document_length) };
-    let options = TrainableOptions { method, seed: job.seed, ..TrainableOptions::default() };
-    let encoder = TrainableEncoder::load(job.base, lengths, &options, device)?;
-    let train = contrastive::tokenize(&encoder, &examples(job.train)?)?;
-    let dev = contrastive::tokenize(&encoder, &examples(job.dev)?)?;
-    let counts = json!({ "train": train.len(), "dev": dev.len() });
-    let options = ContrastiveOptions {
-        query_weight: settings.query_weight,
-        expansion_dropout: settings.expansion_dropout,
-        normalize: settings.normalize,
-        temperature: settings.temperature,
-        chunk: settings.chunk,
-        checkpoint_activations: settings.checkpoint_activations,
-        ..ContrastiveOptions::default()
-    };
-    let task = ContrastiveTask::new(&encoder, options, train, dev)?;
+    let encoder = encoder(job, job.base, (method, seed), device)?;
+    let task = task(job, &encoder)?;
     let trainer = TrainerSettings {
         epochs: settings.epochs,
         batch_size: settings.batch_size,
@@ -166,7 +193,7 @@ pub fn contrastive(job: &ContrastiveJob<'_>, device: &Device) -> Result<Value> {
         warmup_ratio: settings.warmup_ratio,
         optimiser: AdamWSettings { weight_decay: settings.weight_decay, ..AdamWSettings::default() },
         clip: settings.clip,
-        seed: job.seed,
+        seed,
         evaluate_every: settings.evaluate_every,
         patience: settings.patience,
         keep_best: settings.patience.is_some(),
@@ -176,22 +203,63 @@ pub fn contrastive(job: &ContrastiveJob<'_>, device: &Device) -> Result<Value> {
     let way = (settings.interpolation < 1.0)
         .then(|| Interpolation::from_here(encoder.parameters(), settings.interpolation))
         .transpose()?;
-    let mut summary =
-        json!({ "examples": counts, "outcome": fit(&task, &trainer, &job.places, &job.progress)? });
+    let places = Places { work: &work, ..job.places };
+    let outcome = fit(&task, &trainer, &places, &job.progress.part(number, count))?;
+    let (train, dev) = task.examples();
+    let mut summary = json!({ "examples": { "train": train, "dev": dev }, "outcome": outcome });
     if let Some(way) = way {
         way.apply(encoder.parameters())?;
         summary["interpolated"] = json!(task.evaluate()?);
     }
-    match settings.method {
-        Method::Full => encoder.save(job.places.out)?,
-        Method::Lora => {
-            let base = name_of(job.base);
-            let file = AdapterFile::of(encoder.parameters(), &lora, AdapterTask::FeatureExtraction, &base)?;
-            merge_adapter(job.base, &file, job.places.out)?;
-            file.write(&job.places.out.join(ADAPTER))?;
-        }
+    let member = contrastive::Member::new(encoder.parameters(), summary)?;
+    if count > 1 {
+        member.write(&work)?;
     }
-    Ok(summary)
+    Ok(member)
+}
+
+/// The encoder in `folder`, to be trained in the job's way.
+fn encoder(
+    job: &ContrastiveJob<'_>,
+    folder: &Path,
+    (method, seed): (trainable::Method, u64),
+    device: &Device,
+) -> Result<TrainableEncoder> {
+    let settings = job.settings;
+    let lengths =
+        TextLengths { query: Some(settings.max_query_length), document: Some(settings.max_document_length) };
+    let options = TrainableOptions { method, seed, ..TrainableOptions::default() };
+    Ok(TrainableEncoder::load(folder, lengths, &options, device)?)
+}
+
+/// The job's examples and loss for an encoder.
+fn task<'e>(job: &ContrastiveJob<'_>, encoder: &'e TrainableEncoder) -> Result<ContrastiveTask<'e>> {
+    let settings = job.settings;
+    let train = contrastive::tokenize(encoder, &examples(job.train)?)?;
+    let dev = contrastive::tokenize(encoder, &examples(job.dev)?)?;
+    let options = ContrastiveOptions {
+        query_weight: settings.query_weight,
+        expansion_dropout: settings.expansion_dropout,
+        normalize: settings.normalize,
+        temperature: settings.temperature,
+        chunk: settings.chunk,
+        checkpoint_activations: settings.checkpoint_activations,
+        ..ContrastiveOptions::default()
+    };
+    ContrastiveTask::new(encoder, options, train, dev)
+}
+
+fn contrastive_lora(settings: &ContrastiveSettings) -> LoraSettings {
+    lora(settings.lora_rank, settings.lora_alpha, settings.lora_dropout, &settings.target_modules)
+}
+
+fn adapter(job: &ContrastiveJob<'_>, member: &contrastive::Member) -> AdapterFile {
+    AdapterFile {
+        settings: contrastive_lora(job.settings),
+        task: AdapterTask::FeatureExtraction,
+        base: name_of(job.base).into_owned(),
+        tensors: member.weights.clone(),
+    }
 }
 
 fn lora(rank: usize, alpha: f64, dropout: f64, target_modules: &[String]) -> LoraSettings {

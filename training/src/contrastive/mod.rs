@@ -1,11 +1,12 @@
 //! Contrastive training of the encoder on the averaged vectors of query and expansion (Eq. 8 and 9).
 //!
 //! - this file: the task, with gradient caching; `examples`: its data; `loss`: from vectors to a loss and its gradient;
-//!   `interpolation`: an outcome that goes only a part of the way.
+//!   `interpolation`: an outcome that goes only a part of the way; `soup`: the mean of several outcomes.
 
 mod examples;
 mod interpolation;
 mod loss;
+mod soup;
 
 use candle_core::Tensor;
 use expandr_models::trainable::{
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     examples::{ContrastiveExample, ContrastiveText, tokenize},
     interpolation::Interpolation,
+    soup::{Member, average},
 };
 use self::{
     examples::{Layout, fingerprint},
@@ -121,6 +123,11 @@ impl<'a> ContrastiveTask<'a> {
         let examples = fingerprint(train.iter().chain(&dev));
         let fingerprint = format!("{} {:?} {examples}", encoder.description(), settings.outcome());
         Ok(Self { encoder, settings, train, dev, lengths, fingerprint })
+    }
+
+    /// How many examples it trains on, and how many are for development.
+    pub fn examples(&self) -> (usize, usize) {
+        (self.train.len(), self.dev.len())
     }
 
     /// The loss of a batch and, with `gradients`, its gradients.

@@ -264,6 +264,7 @@ fn contrastive(recipe: &Recipe) -> Check {
     share("contrastive.query_weight", settings.query_weight)?;
     below_one("contrastive.expansion_dropout", settings.expansion_dropout)?;
     part("contrastive.interpolation", settings.interpolation)?;
+    at_least("contrastive.soup", settings.soup, 1)?;
     at_least("contrastive.max_query_length", settings.max_query_length, 3)?;
     at_least("contrastive.max_document_length", settings.max_document_length, 3)?;
     if settings.negatives > recipe.data.max_negatives {

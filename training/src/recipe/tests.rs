@@ -122,6 +122,7 @@ fn values_out_of_range_are_refused() {
         ("contrastive.expansion_dropout=1", "at least 0 and below 1"),
         ("contrastive.interpolation=0", "`contrastive.interpolation` is 0; it must be above 0 and at most 1"),
         ("contrastive.interpolation=1.5", "above 0 and at most 1"),
+        ("contrastive.soup=0", "`contrastive.soup` is 0; it must be at least 1"),
         ("evaluation.query_weight=2", "between 0 and 1"),
     ] {
         let error = parse("", &[set]).unwrap_err();

@@ -228,6 +228,9 @@ pub struct ContrastiveSettings {
     /// How far the outcome goes from the weights before training to those after it: 1 is what training found, 0.5 the
     /// mean of both, which forgets less of what the encoder could do before (WiSE-FT, Wortsman et al. 2022).
     pub interpolation: f64,
+    /// Trainings, with the seed and those that follow it, whose outcomes' mean is the encoder (model soups, Wortsman et al.
+    /// 2022); with `lora` an adapter of so many times the rank.
+    pub soup: usize,
     /// `lora`: rank of the adapters.
     pub lora_rank: usize,
     /// `lora`: their scale is `lora_alpha / lora_rank`.
@@ -272,6 +275,7 @@ impl Default for ContrastiveSettings {
             weight_decay: 0.0,
             clip: 1.0,
             interpolation: 1.0,
+            soup: 1,
             lora_rank: 8,
             lora_alpha: 32.0,
             lora_dropout: 0.1,

@@ -3,5 +3,6 @@
 mod decoder;
 mod encoder;
 mod files;
+mod outcome;
 mod resume;
 mod support;

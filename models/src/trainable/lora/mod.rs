@@ -1,7 +1,9 @@
 //! LoRA: which modules get an adapter, and adapters in files.
 //!
-//! - this file: the settings; `peft`: reading and writing adapters as PEFT does; `merge`: into a checkpoint's weights.
+//! - this file: the settings; `peft`: reading and writing adapters as PEFT does; `merge`: into a checkpoint's weights;
+//!   `mean`: one for several.
 
+mod mean;
 mod merge;
 mod peft;
 

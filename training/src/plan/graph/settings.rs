@@ -146,7 +146,8 @@ fn without(mut settings: Value, names: &[&str]) -> Value {
 }
 
 /// How the gradient is computed doesn't count (`chunk`), nor what can't matter: the weight of an expansion that is not
-/// there, adapters in full training, dropout of nothing, an interpolation that goes all the way.
+/// there, adapters in full training, dropout of nothing, an interpolation that goes all the way,
+/// the mean of one.
 fn contrastive(recipe: &Recipe, averages: bool) -> Value {
     let settings = &recipe.contrastive;
     let mut further = vec![("seed", json!(settings.seed.unwrap_or(recipe.seed)))];
@@ -163,6 +164,9 @@ fn contrastive(recipe: &Recipe, averages: bool) -> Value {
     }
     if settings.interpolation == 1.0 {
         left_out.push("interpolation");
+    }
+    if settings.soup == 1 {
+        left_out.push("soup");
     }
     without(with(settings, further), &left_out)
 }

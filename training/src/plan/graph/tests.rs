@@ -160,6 +160,7 @@ fn a_setting_changes_its_stage_and_what_follows_and_nothing_else() {
     assert!(changed("machine.concurrency=9").is_empty());
     assert!(changed("contrastive.chunk=9").is_empty());
     assert_eq!(changed("contrastive.interpolation=0.5")[0], "contrastive");
+    assert_eq!(changed("contrastive.soup=2")[0], "contrastive");
     assert_eq!(changed("contrastive.expansion_dropout=0.5")[0], "contrastive");
     assert!(changed("contrastive.lora_rank=9").is_empty(), "full training has no adapters");
     assert_eq!(changed("seed=1").len(), 14);
