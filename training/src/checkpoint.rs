@@ -161,11 +161,8 @@ impl Checkpoints {
 
 /// The parameters' values by name, on the CPU.
 pub(crate) fn values(parameters: &Parameters) -> Result<HashMap<String, Tensor>> {
-    let value = |parameter: &expandr_models::trainable::Parameter| {
-        let copy = parameter.value.as_tensor().to_device(&Device::Cpu)?.copy()?;
-        Ok((format!("parameter.{}", parameter.name), copy))
-    };
-    parameters.iter().map(value).collect()
+    let values = parameters.values()?;
+    Ok(values.into_iter().map(|(name, value)| (format!("parameter.{name}"), value)).collect())
 }
 
 /// The reverse of [`values`].

@@ -89,6 +89,18 @@ impl Parameters {
         self.index.get(name).copied()
     }
 
+    /// Copies of all values by name, on the CPU.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn values(&self) -> Result<HashMap<String, Tensor>> {
+        let copy = |parameter: &Parameter| {
+            let value = parameter.value.as_tensor().to_device(&Device::Cpu)?.copy()?;
+            Ok((parameter.name.clone(), value))
+        };
+        self.list.iter().map(copy).collect()
+    }
+
     /// Sets all values from tensors of the same names and shapes.
     ///
     /// # Errors

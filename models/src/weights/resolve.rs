@@ -11,7 +11,7 @@ use super::{
     manifest::{MANIFEST_FILE, Manifest, hex, sha256_of_file},
     registry::find,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, trainable::ADAPTER_FILES};
 
 /// What a checkpoint is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,15 +189,14 @@ pub fn weights_id(path: &Path) -> Result<String> {
     }
     let manifest = if path.join(MANIFEST_FILE).is_file() { Manifest::read(&path)? } else { None };
     let mut files = weight_files(&path)?;
-    for file in [
+    let others = [
         "config.json",
         "generation_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
         "chat_template.jinja",
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    ] {
+    ];
+    for file in others.into_iter().chain(ADAPTER_FILES) {
         if path.join(file).is_file() {
             files.push(file.into());
         }

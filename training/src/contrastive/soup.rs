@@ -28,12 +28,7 @@ impl Member {
     /// # Errors
     /// When the device fails.
     pub fn new(parameters: &Parameters, summary: Value) -> Result<Self> {
-        let mut weights = HashMap::new();
-        for parameter in parameters.iter() {
-            let value = parameter.value.as_tensor().to_device(&Device::Cpu)?.copy()?;
-            weights.insert(parameter.name.clone(), value);
-        }
-        Ok(Self { weights, summary })
+        Ok(Self { weights: parameters.values()?, summary })
     }
 
     /// The member that was written to `folder`; none where its training has not come to its end.
@@ -45,13 +40,16 @@ impl Member {
         if !path.is_file() {
             return Ok(None);
         }
-        let summary = serde_json::from_slice(&fs_err::read(&path)?).map_err(|error| {
+        let broken = |error: &dyn std::fmt::Display| {
             Error::Input(format!(
-                "{}: broken ({error}); remove it, and the training is done again",
+                "{}: it or the {WEIGHTS} beside it is broken ({error}); remove it, and the training is done again",
                 path.display()
             ))
-        })?;
-        Ok(Some(Self { weights: safetensors::load(folder.join(WEIGHTS), &Device::Cpu)?, summary }))
+        };
+        let summary = serde_json::from_slice(&fs_err::read(&path)?).map_err(|error| broken(&error))?;
+        let weights =
+            safetensors::load(folder.join(WEIGHTS), &Device::Cpu).map_err(|error| broken(&error))?;
+        Ok(Some(Self { weights, summary }))
     }
 
     /// Writes it to `folder`.
@@ -85,4 +83,22 @@ pub fn average(members: &[Member], parameters: &Parameters) -> Result<()> {
         parameter.value.set(&mean)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_without_its_weights_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Member::read(folder.path()).unwrap().is_none());
+        let weights = HashMap::from([("one".to_owned(), Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap())]);
+        Member { weights, summary: Value::Null }.write(folder.path()).unwrap();
+        assert_eq!(Member::read(folder.path()).unwrap().unwrap().weights.len(), 1);
+
+        fs_err::remove_file(folder.path().join(WEIGHTS)).unwrap();
+        let error = Member::read(folder.path()).err().unwrap().to_string();
+        assert!(error.contains(SUMMARY) && error.contains("remove it"), "{error}");
+    }
 }

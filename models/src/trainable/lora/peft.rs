@@ -55,12 +55,8 @@ impl AdapterFile {
         task: AdapterTask,
         base: &str,
     ) -> Result<Self> {
-        let mut tensors = HashMap::new();
-        for parameter in parameters.iter() {
-            tensors
-                .insert(parameter.name.clone(), parameter.value.as_tensor().to_device(&Device::Cpu)?.copy()?);
-        }
-        Ok(Self { settings: settings.clone(), task, base: base.to_owned(), tensors })
+        let (settings, base) = (settings.clone(), base.to_owned());
+        Ok(Self { settings, task, base, tensors: parameters.values()? })
     }
 
     /// Takes the matrices to another type, which [`AdapterFile::write`] then writes.
