@@ -72,6 +72,15 @@ pub fn write_whole(path: &Path, content: &[u8]) -> std::io::Result<()> {
     installed
 }
 
+/// A file that is removed when it was not put in place.
+pub struct Partial(pub PathBuf);
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// Removes what a killed process left half-written in `folder`.
 ///
 /// # Errors

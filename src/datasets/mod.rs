@@ -22,7 +22,8 @@ use utoipa::ToSchema;
 
 use self::upload::{Checked, Checker};
 use crate::{
-    clock, files,
+    clock,
+    files::{self, Partial},
     http::problem::{Code, Problem},
 };
 
@@ -228,15 +229,6 @@ fn place(lines: &Path, target: &Path) -> std::io::Result<()> {
         fs_err::File::open(&partial.0)?.sync_all()?;
     }
     files::install(&partial.0, target)
-}
-
-/// A file that is removed when it was not put in place.
-struct Partial(PathBuf);
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 /// Lets a name pass that is one everywhere: as a file, in a URL, on a command line.

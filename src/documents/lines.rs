@@ -1,16 +1,19 @@
 //! Bulk ingestion: one document a line (NDJSON), read as a stream so that memory does not grow with the body.
 
-use expandr_index::Document;
-use futures::{Stream, StreamExt};
+use expandr_index::{Document, UpsertOutcome};
+use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncRead;
-use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+use tokio_util::{
+    bytes::BytesMut,
+    codec::{Decoder, FramedRead, LinesCodec, LinesCodecError},
+};
 use utoipa::ToSchema;
 
 use super::{BATCH, DocumentInput, DocumentLimits, store};
 use crate::{
     http::{
-        body::parse,
+        body::{bulk_too_large, parse},
         problem::{Code, Problem},
     },
     search::SearchService,
@@ -54,7 +57,76 @@ impl BulkReport {
     }
 }
 
-/// Stores every line of `reader`, batch after batch; `progress` hears the report after each.
+/// How far a body is: what a later attempt needs to go on from there.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Reached {
+    /// Lines that are dealt with.
+    pub line: usize,
+    /// What became of them.
+    pub report: BulkReport,
+}
+
+/// A body on its way into the index, read batch by batch.
+pub struct BulkLines<'a, R> {
+    lines: FramedRead<R, Lines>,
+    limits: &'a DocumentLimits,
+    /// Lines at the beginning that an earlier attempt has dealt with.
+    skip: usize,
+    reached: Reached,
+}
+
+impl<'a, R: AsyncRead + Unpin> BulkLines<'a, R> {
+    /// The lines of `reader` after those that an earlier attempt has `reached`.
+    pub fn new(reader: R, limits: &'a DocumentLimits, reached: Reached) -> Self {
+        // JSON may escape every character to six bytes; id and punctuation come on top.
+        let longest = limits.document_bytes * 6 + 8192;
+        let lines = FramedRead::new(reader, Lines(LinesCodec::new_with_max_length(longest)));
+        Self { lines, limits, skip: reached.line, reached }
+    }
+
+    /// How far it is: the documents that were given out are counted when [`Self::stored`] says what became of them.
+    pub fn reached(&self) -> &Reached {
+        &self.reached
+    }
+
+    /// Up to [`BATCH`] good documents; none at the end.
+    ///
+    /// # Errors
+    /// When reading fails.
+    pub async fn next(&mut self) -> Result<Option<Vec<Document>>, Problem> {
+        let mut documents = Vec::with_capacity(BATCH);
+        while documents.len() < BATCH {
+            let Some(line) = self.lines.next().await else { break };
+            let line = line.map_err(|error| unreadable(self.reached.line, &error))?;
+            if self.skip > 0 {
+                self.skip -= 1;
+                continue;
+            }
+            self.reached.line += 1;
+            match line.map_err(|detail| (String::new(), detail.to_owned())) {
+                Ok(line) if line.trim().is_empty() => {}
+                line => {
+                    self.reached.report.received += 1;
+                    match line.and_then(|line| document(&line, self.limits)) {
+                        Ok(document) => documents.push(document),
+                        Err((pointer, detail)) => {
+                            self.reached.report.fail(self.reached.line, pointer, detail);
+                        }
+                    }
+                }
+            }
+        }
+        Ok((!documents.is_empty()).then_some(documents))
+    }
+
+    /// Counts what was stored.
+    pub fn stored(&mut self, outcome: UpsertOutcome) {
+        self.reached.report.created += outcome.created;
+        self.reached.report.updated += outcome.updated;
+    }
+}
+
+/// Stores every line of `reader`, batch after batch.
 ///
 /// # Errors
 /// When reading, embedding or storing fails: the problem's detail says how many documents are durable by then.
@@ -62,79 +134,117 @@ pub async fn ingest_lines(
     service: &SearchService,
     limits: &DocumentLimits,
     reader: impl AsyncRead + Unpin,
-    mut progress: impl FnMut(&BulkReport),
 ) -> Result<BulkReport, Problem> {
-    // JSON may escape every character to six bytes; id and punctuation come on top.
-    let longest_line = limits.document_bytes * 6 + 8192;
-    let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(longest_line));
-    let mut report = BulkReport::default();
-    let mut line_number = 0;
+    let mut lines = BulkLines::new(reader, limits, Reached::default());
     loop {
-        let batch = next_batch(&mut lines, limits, &mut report, &mut line_number).await;
-        let (documents, end) = match batch {
-            Ok(batch) => batch,
-            Err(problem) => return Err(with_progress(problem, &report)),
+        let stored = match lines.next().await {
+            Ok(Some(documents)) => store(service, documents).await,
+            Ok(None) => return Ok(lines.reached.report),
+            Err(problem) => Err(problem),
         };
-        if !documents.is_empty() {
-            let stored = store(service, documents).await;
-            let stored = stored.map_err(|problem| with_progress(problem, &report))?;
-            report.created += stored.created;
-            report.updated += stored.updated;
-            progress(&report);
-        }
-        if end {
-            return Ok(report);
+        match stored {
+            Ok(outcome) => lines.stored(outcome),
+            Err(problem) => return Err(with_progress(problem, &lines.reached.report)),
         }
     }
 }
 
-/// Reads up to [`BATCH`] good documents; says whether the stream has ended.
-async fn next_batch(
-    lines: &mut (impl Stream<Item = Result<String, LinesCodecError>> + Unpin),
-    limits: &DocumentLimits,
-    report: &mut BulkReport,
-    line_number: &mut usize,
-) -> Result<(Vec<Document>, bool), Problem> {
-    let mut documents = Vec::with_capacity(BATCH);
-    while documents.len() < BATCH {
-        let Some(line) = lines.next().await else { return Ok((documents, true)) };
-        *line_number += 1;
-        let line = match line {
-            Ok(line) => line,
-            Err(LinesCodecError::MaxLineLengthExceeded) => {
-                report.received += 1;
-                report.fail(
-                    *line_number,
-                    String::new(),
-                    "the line is too long; split the document".to_owned(),
-                );
-                continue;
-            }
-            Err(LinesCodecError::Io(error)) => {
-                let detail = format!("line {line_number} could not be read: {error}");
-                return Err(Problem::new(Code::MalformedJson, detail));
-            }
-        };
-        if line.trim().is_empty() {
-            continue;
-        }
-        report.received += 1;
-        let checked = parse::<DocumentInput>(line.as_bytes())
-            .map_err(|problem| match problem.errors.first() {
-                Some(error) => (error.pointer.clone(), error.detail.clone()),
-                None => (String::new(), problem.detail),
-            })
-            .and_then(|input| input.check(limits, "").map_err(|error| (error.pointer, error.detail)));
-        match checked {
-            Ok(document) => documents.push(document),
-            Err((pointer, detail)) => report.fail(*line_number, pointer, detail),
-        }
+/// The document of a line, or a JSON pointer and what is wrong there.
+fn document(line: &str, limits: &DocumentLimits) -> Result<Document, (String, String)> {
+    let input = parse::<DocumentInput>(line.as_bytes()).map_err(|problem| match problem.errors.first() {
+        Some(error) => (error.pointer.clone(), error.detail.clone()),
+        None => (String::new(), problem.detail),
+    })?;
+    input.check(limits, "").map_err(|error| (error.pointer, error.detail))
+}
+
+fn unreadable(lines: usize, error: &std::io::Error) -> Problem {
+    match error.kind() {
+        std::io::ErrorKind::FileTooLarge => bulk_too_large(),
+        _ => Problem::new(Code::MalformedJson, format!("after line {lines} nothing could be read: {error}")),
     }
-    Ok((documents, false))
+}
+
+/// Lines, of which a bad one is no end of the stream: [`FramedRead`] reads nothing after an error.
+struct Lines(LinesCodec);
+
+impl Decoder for Lines {
+    /// A line, or what is wrong with it.
+    type Item = Result<String, &'static str>;
+    type Error = std::io::Error;
+
+    fn decode(&mut self, bytes: &mut BytesMut) -> std::io::Result<Option<Self::Item>> {
+        Ok(line_or_fault(self.0.decode(bytes)))
+    }
+
+    fn decode_eof(&mut self, bytes: &mut BytesMut) -> std::io::Result<Option<Self::Item>> {
+        Ok(line_or_fault(self.0.decode_eof(bytes)))
+    }
+}
+
+fn line_or_fault(decoded: Result<Option<String>, LinesCodecError>) -> Option<Result<String, &'static str>> {
+    match decoded {
+        Ok(line) => line.map(Ok),
+        Err(LinesCodecError::MaxLineLengthExceeded) => Some(Err("the line is too long; split the document")),
+        // The codec itself reads nothing.
+        Err(LinesCodecError::Io(_)) => Some(Err("the line is not UTF-8; encode it so")),
+    }
 }
 
 fn with_progress(mut problem: Problem, report: &BulkReport) -> Problem {
     let durable = report.created + report.updated;
     problem.detail = format!("{}; {durable} documents before that are durable", problem.detail);
     problem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: DocumentLimits = DocumentLimits { document_bytes: 100, documents_per_request: 1 };
+
+    /// Ids batch by batch, and how far it came.
+    async fn read(body: &[u8], reached: Reached) -> (Vec<Vec<String>>, Reached) {
+        let mut lines = BulkLines::new(body, &LIMITS, reached);
+        let mut batches = Vec::new();
+        while let Some(documents) = lines.next().await.unwrap() {
+            lines.stored(UpsertOutcome { created: documents.len(), updated: 0 });
+            batches.push(documents.into_iter().map(|document| document.id).collect());
+        }
+        (batches, lines.reached)
+    }
+
+    fn line(id: usize) -> String {
+        format!("{{\"id\": \"{id}\", \"text\": \"t\"}}\n")
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_too_long_or_not_utf8_is_no_end() {
+        let mut body = line(1).into_bytes();
+        body.extend([b'x'; 20_000]);
+        body.extend(b"\n\n");
+        body.extend(line(2).bytes());
+        body.extend(b"\xff\xfe\n");
+        body.extend(line(3).bytes());
+        body.extend(b"\xff");
+        let (batches, reached) = read(&body, Reached::default()).await;
+        assert_eq!(batches, [["1", "2", "3"]]);
+        let report = reached.report;
+        assert_eq!((report.received, report.created, report.failed, reached.line), (6, 3, 3, 7));
+        let faults: Vec<(usize, &str)> =
+            report.errors.iter().map(|error| (error.line, error.detail.as_str())).collect();
+        assert!(faults[0].0 == 2 && faults[0].1.contains("too long"), "{faults:?}");
+        assert!(faults[1].0 == 5 && faults[2].0 == 7 && faults[2].1.contains("not UTF-8"), "{faults:?}");
+    }
+
+    #[tokio::test]
+    async fn a_later_attempt_goes_on_where_the_first_stood() {
+        let body: String = (0..150).map(line).collect();
+        let mut first = BulkLines::new(body.as_bytes(), &LIMITS, Reached::default());
+        let documents = first.next().await.unwrap().unwrap();
+        first.stored(UpsertOutcome { created: documents.len(), updated: 0 });
+        let (batches, reached) = read(body.as_bytes(), first.reached().clone()).await;
+        assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [64, 22]);
+        assert_eq!((batches[0][0].as_str(), reached.line, reached.report.created), ("64", 150, 150));
+    }
 }

@@ -8,7 +8,7 @@ use expandr_index::{Document, UpsertOutcome};
 use expandr_models::{Priority, TextKind};
 
 pub use input::{DocumentInput, DocumentLimits};
-pub use lines::{BulkReport, LineError, ingest_lines};
+pub use lines::{BulkLines, BulkReport, LineError, Reached, ingest_lines};
 pub use spool::{Spool, SpoolProgress};
 
 use crate::{

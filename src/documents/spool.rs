@@ -1,5 +1,6 @@
 //! Bulk bodies accepted with 202: written to a file and synced before the answer, then ingested in the background,
-//! also after a restart. Ingesting a file twice gives the same index, so a file is simply begun again.
+//! also after a restart. How far a body is stands in a file beside it, so that it goes on there, and what was written
+//! meanwhile to documents of its first lines stays; but for the batch in work when the server is killed.
 
 use std::{
     collections::VecDeque,
@@ -17,16 +18,23 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{BulkReport, DocumentLimits, ingest_lines};
+use super::{BulkLines, BulkReport, DocumentLimits, Reached, store};
 use crate::{
+    files::{self, Partial},
     http::{
-        body::too_large,
+        body::bulk_too_large,
         problem::{Code, Problem},
     },
     search::SearchService,
 };
 
 const SUFFIX: &str = "ndjson";
+/// Of the file that says how far a body is.
+const REACHED: &str = "reached";
+/// How often a batch is tried again after a failure that may pass, such as a full disk; the pauses double.
+const RETRIES: u32 = 10;
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What `/info` says about queued bodies.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
@@ -75,6 +83,7 @@ impl Spool {
             let modified = fs_err::metadata(&path)?.modified()?;
             match (path.extension().and_then(|e| e.to_str()), path.file_stem().and_then(|s| s.to_str())) {
                 (Some(SUFFIX), Some(id)) => left.push((modified, id.to_owned())),
+                (Some(REACHED), _) if path.with_extension(SUFFIX).exists() => {}
                 _ => fs_err::remove_file(&path)?, // a body whose acceptance was never answered
             }
         }
@@ -101,26 +110,22 @@ impl Spool {
     /// # Errors
     /// `body_too_large`, or when the disk fails.
     pub async fn accept(
-        &self,
+        self: &Arc<Self>,
         mut body: impl Stream<Item = Result<Bytes, axum::Error>> + Unpin,
     ) -> Result<String, Problem> {
         let id = Uuid::new_v4().to_string();
-        let partial = self.folder.join(format!("{id}.partial"));
-        let written = self.write(&partial, &mut body).await;
-        if let Err(problem) = written {
-            let _ = tokio::fs::remove_file(&partial).await;
-            return Err(problem);
-        }
-        let path = self.path(&id);
-        let folder = self.folder.clone();
-        let renamed = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
-            fs_err::rename(&partial, &path)?;
-            fs_err::File::open(&folder)?.sync_all()
+        let partial = Partial(self.folder.join(format!("{id}.partial")));
+        self.write(&partial.0, &mut body).await?;
+        let (spool, name) = (self.clone(), id.clone());
+        // Goes to its end also when the request ends before: what has its name is in the queue.
+        let queued = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
+            files::install(&partial.0, &spool.path(&name))?;
+            spool.waiting.lock().push_back(name);
+            spool.progress.lock().queued += 1;
+            spool.arrived.notify_one();
+            Ok(())
         });
-        renamed.await.map_err(std::io::Error::other).and_then(|done| done).map_err(|e| disk(&e))?;
-        self.waiting.lock().push_back(id.clone());
-        self.progress.lock().queued += 1;
-        self.arrived.notify_one();
+        queued.await.map_err(std::io::Error::other).and_then(|done| done).map_err(|e| disk(&e))?;
         Ok(id)
     }
 
@@ -140,7 +145,7 @@ impl Spool {
             })?;
             bytes += chunk.len() as u64;
             if bytes > self.body_bytes {
-                return Err(too_large());
+                return Err(bulk_too_large());
             }
             file.write_all(&chunk).await.map_err(|error| disk(&error))?;
         }
@@ -149,6 +154,11 @@ impl Spool {
 
     fn path(&self, id: &str) -> PathBuf {
         self.folder.join(format!("{id}.{SUFFIX}"))
+    }
+
+    /// How far a body is.
+    fn reached_path(&self, id: &str) -> PathBuf {
+        self.folder.join(format!("{id}.{REACHED}"))
     }
 
     /// Ingests what is queued, one body after another, until `stop`.
@@ -161,29 +171,48 @@ impl Spool {
                     () = stop.cancelled() => return,
                 }
             };
-            let ingested = tokio::select! {
-                ingested = self.ingest(&id, &service) => ingested,
-                () = stop.cancelled() => return, // begun again after the restart
-            };
-            match ingested {
-                Err(problem) if problem.code == Code::Overloaded => {
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    continue;
-                }
-                result => self.finish(id, result),
+            tokio::select! {
+                ingested = self.ingest(&id, &service) => self.finish(id, ingested),
+                () = stop.cancelled() => return, // gone on with after the restart
             }
         }
     }
 
+    /// Stores a body's lines from where an earlier attempt stood.
     async fn ingest(&self, id: &str, service: &SearchService) -> Result<BulkReport, Problem> {
+        let reached = self.reached(id);
         {
             let mut progress = self.progress.lock();
             progress.current = Some(id.to_owned());
-            progress.current_report = Some(BulkReport::default());
+            progress.current_report = Some(reached.report.clone());
         }
         let file = tokio::fs::File::open(self.path(id)).await.map_err(|error| disk(&error))?;
-        ingest_lines(service, &self.limits, file, |report| {
-            self.progress.lock().current_report = Some(report.clone());
+        let mut lines = BulkLines::new(file, &self.limits, reached);
+        while let Some(documents) = lines.next().await? {
+            lines.stored(patiently(|| store(service, documents.clone())).await?);
+            self.note(id, lines.reached()).await?;
+            self.progress.lock().current_report = Some(lines.reached().report.clone());
+        }
+        Ok(lines.reached().report.clone())
+    }
+
+    fn reached(&self, id: &str) -> Reached {
+        match fs_err::read(self.reached_path(id)) {
+            Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
+                tracing::warn!(spool = %id, %error, "how far a queued body is can't be read; it is begun again");
+                Reached::default()
+            }),
+            Err(_) => Reached::default(),
+        }
+    }
+
+    /// Writes down how far a body is.
+    async fn note(&self, id: &str, reached: &Reached) -> Result<(), Problem> {
+        let text = serde_json::to_vec(reached).unwrap_or_default();
+        patiently(|| {
+            let (path, text) = (self.reached_path(id), text.clone());
+            let written = tokio::task::spawn_blocking(move || files::write_whole(&path, &text));
+            async { written.await.map_err(std::io::Error::other).and_then(|done| done).map_err(|e| disk(&e)) }
         })
         .await
     }
@@ -205,6 +234,7 @@ impl Spool {
             fs_err::create_dir_all(&kept)
                 .and_then(|()| fs_err::rename(&path, kept.join(format!("{id}.{SUFFIX}"))))
         };
+        let _ = fs_err::remove_file(self.reached_path(&id));
         if let Err(error) = cleared {
             tracing::error!(%error, "a queued bulk body could not be cleared away");
         }
@@ -216,6 +246,28 @@ impl Spool {
         progress.finished.push(finished);
         let surplus = progress.finished.len().saturating_sub(20);
         progress.finished.drain(..surplus);
+    }
+}
+
+/// Tries again what may pass: an encoder without a place as long as it takes, anything else [`RETRIES`] times.
+async fn patiently<T, F: Future<Output = Result<T, Problem>>>(attempt: impl Fn() -> F) -> Result<T, Problem> {
+    let mut pause = FIRST_PAUSE;
+    let mut failures = 0;
+    loop {
+        let problem = match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(problem) => problem,
+        };
+        match problem.code {
+            Code::Overloaded => tokio::time::sleep(FIRST_PAUSE).await,
+            Code::Internal | Code::Unavailable if failures < RETRIES => {
+                failures += 1;
+                tracing::warn!(detail = %problem.detail, ?pause, "a queued bulk body is tried again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            _ => return Err(problem),
+        }
     }
 }
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use axum::{
-    body::{BodyDataStream, Bytes},
+    body::{Body, Bytes},
     extract::{FromRequest, Request},
     http::{HeaderMap, header},
 };
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use serde::de::DeserializeOwned;
 
 use super::problem::{Code, Problem};
@@ -44,6 +44,41 @@ pub fn too_large() -> Problem {
     )
 }
 
+/// The problem of a bulk body over the limit.
+pub fn bulk_too_large() -> Problem {
+    Problem::new(
+        Code::BodyTooLarge,
+        "the body exceeds the limit that /info gives as limits.bulk_body_bytes; send it in parts",
+    )
+}
+
+/// The longest that a client may be silent in the middle of a large body.
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// A large body whose client is not silent for long: one that is gone without a word would keep its place for good. Only the
+/// time counts in which something is waited for.
+pub fn lively(body: Body) -> impl Stream<Item = Result<Bytes, axum::Error>> + Send + Unpin {
+    silent_at_most(SILENCE, body)
+}
+
+fn silent_at_most(
+    silence: Duration,
+    body: Body,
+) -> impl Stream<Item = Result<Bytes, axum::Error>> + Send + Unpin {
+    let chunks = futures::stream::unfold(Some(body.into_data_stream()), move |body| async move {
+        let mut body = body?;
+        match tokio::time::timeout(silence, body.next()).await {
+            Ok(chunk) => Some((chunk?, Some(body))),
+            Err(_) => {
+                let silent = format!("nothing came for {silence:?}");
+                Some((Err(axum::Error::new(silent)), None))
+            }
+        }
+    });
+    // A refused body is read on after its end.
+    Box::pin(chunks.fuse())
+}
+
 /// The most that is read of a body that was refused.
 const REFUSED_BYTES: usize = 1 << 20;
 /// The longest that is waited for it.
@@ -51,7 +86,7 @@ const REFUSED_TIME: Duration = Duration::from_secs(1);
 
 /// Reads the rest of a refused body, if it is small: a client that is still sending when the connection is closed never
 /// hears why.
-pub async fn drain(body: &mut BodyDataStream) {
+pub async fn drain(body: &mut (impl Stream<Item = Result<Bytes, axum::Error>> + Unpin)) {
     let read = async {
         let mut bytes = 0;
         while let Some(Ok(chunk)) = body.next().await {
@@ -171,6 +206,20 @@ mod tests {
         let problem = parse::<Outer>(br#"{"items":[{"size":1,"colour":2}]}"#).unwrap_err();
         assert!(problem.errors[0].detail.contains("unknown field `colour`"), "{problem:?}");
         assert_eq!(problem.errors[0].pointer, "/items/0/colour");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_falls_silent_is_given_up() {
+        let chunks =
+            |count| futures::stream::iter((0..count).map(|_| Ok::<_, axum::Error>(Bytes::from("x"))));
+        let mut whole = lively(Body::from_stream(chunks(3)));
+        let read: Vec<_> = (&mut whole).collect().await;
+        assert!(read.len() == 3 && read.iter().all(Result::is_ok) && whole.next().await.is_none());
+        let silent = chunks(2).chain(futures::stream::pending());
+        let silence = Duration::from_millis(20);
+        let broken: Vec<_> = silent_at_most(silence, Body::from_stream(silent)).collect().await;
+        let error = broken[2].as_ref().unwrap_err().to_string();
+        assert!(broken.len() == 3 && error.contains("nothing came for 20ms"), "{error}");
     }
 
     #[test]

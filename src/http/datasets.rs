@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::{
     AppState,
-    body::{drain, require_content_type},
+    body::{drain, lively, require_content_type},
     layers::RequestContext,
     problem::{Code, Problem},
 };
@@ -49,7 +49,7 @@ pub(super) async fn put(
             2,
         )
     })?;
-    let mut body = request.into_body().into_data_stream();
+    let mut body = lively(request.into_body());
     let put = state.datasets.put(&name, &mut body).await;
     if put.is_err() {
         drain(&mut body).await;

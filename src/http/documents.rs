@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json,
-    body::Body,
     extract::{Path, Query, Request, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
@@ -18,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     AppState,
     auth::Role,
-    body::{JsonBody, require_content_type},
+    body::{JsonBody, lively, require_content_type},
     layers::RequestContext,
     problem::{Code, Problem},
 };
@@ -138,9 +137,9 @@ pub(super) async fn bulk(
             2,
         )
     })?;
-    let body: Body = request.into_body();
+    let body = lively(request.into_body());
     if !parameters.wait {
-        let id = state.spool.accept(body.into_data_stream()).await?;
+        let id = state.spool.accept(body).await?;
         let answer = QueuedAnswer {
             id,
             status: "queued",
@@ -150,14 +149,13 @@ pub(super) async fn bulk(
         return Ok((StatusCode::ACCEPTED, Json(answer)).into_response());
     }
     let mut left = state.limits.bulk_body_bytes;
-    let stream = body.into_data_stream().map_err(std::io::Error::other).and_then(move |chunk| {
+    let stream = body.map_err(std::io::Error::other).and_then(move |chunk| {
         let within = (chunk.len() as u64) <= left;
         left = left.saturating_sub(chunk.len() as u64);
-        let over = "it exceeds the limit that /info gives as limits.bulk_body_bytes; send it in parts";
-        futures::future::ready(if within { Ok(chunk) } else { Err(std::io::Error::other(over)) })
+        futures::future::ready(if within { Ok(chunk) } else { Err(std::io::ErrorKind::FileTooLarge.into()) })
     });
     let reader = StreamReader::new(Box::pin(stream));
-    let report = ingest_lines(&state.service, &state.limits.documents, reader, |_| {}).await?;
+    let report = ingest_lines(&state.service, &state.limits.documents, reader).await?;
     let status = if report.received > 0 && report.failed == report.received {
         StatusCode::UNPROCESSABLE_ENTITY
     } else {

@@ -549,4 +549,45 @@ async fn bulk_lines_are_stored_one_by_one() {
     assert_eq!((&report["errors"][0]["line"], &report["errors"][1]["line"]), (&json!(3), &json!(4)));
     assert_eq!(request("not json").await.unwrap().status(), 422, "no line was good");
     assert_eq!(double.send("GET", "/documents/3", None, None).await.1["title"], "three");
+    for path in ["/documents/bulk", "/documents/bulk?wait=false"] {
+        let (status, problem) = double.bulk(path, "{\"id\":\"4\",\"text\":\"four\"}\n".repeat(50_000)).await;
+        assert_eq!((status, &problem["code"]), (413, &json!("body_too_large")), "{path}");
+        assert!(problem["detail"].as_str().unwrap().contains("limits.bulk_body_bytes"), "{path}: {problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_queued_body_goes_on_after_the_lines_that_are_dealt_with() {
+    let double = Double::new(Setup::default()).await;
+    let queue = double.folder.path().join("left");
+    fs_err::create_dir(&queue).unwrap();
+    let lines: Vec<String> =
+        (1..4).map(|n| json!({"id": format!("left{n}"), "text": "t"}).to_string()).collect();
+    let reached =
+        json!({"line": 1, "report": {"received": 1, "created": 1, "updated": 0, "failed": 0, "errors": []}});
+    fs_err::write(queue.join("one.ndjson"), lines.join("\n")).unwrap();
+    fs_err::write(queue.join("one.reached"), reached.to_string()).unwrap();
+    fs_err::write(queue.join("gone.reached"), reached.to_string()).unwrap();
+    fs_err::write(queue.join("two.partial"), &lines[0]).unwrap();
+    let limits = DocumentLimits { document_bytes: 10_000, documents_per_request: 100 };
+    let spool = Arc::new(Spool::open(&queue, 1 << 20, limits).unwrap());
+    let mut left: Vec<_> =
+        fs_err::read_dir(&queue).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["one.ndjson", "one.reached"], "what belongs to no body is cleared away");
+    let stop = tokio_util::sync::CancellationToken::new();
+    let worker = tokio::spawn(spool.clone().work(double.state.service.clone(), stop.clone()));
+    while spool.progress().queued > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.cancel();
+    worker.await.unwrap();
+    let report = spool.progress().finished[0].report.clone().unwrap();
+    assert_eq!((report.received, report.created, report.failed), (3, 3, 0));
+    let mut statuses = Vec::new();
+    for n in 1..4 {
+        statuses.push(double.send("GET", &format!("/documents/left{n}"), None, None).await.0);
+    }
+    assert_eq!(statuses, [404, 200, 200], "the first line is not written again");
+    assert_eq!(fs_err::read_dir(&queue).unwrap().count(), 0);
 }
