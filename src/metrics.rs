@@ -255,6 +255,9 @@ impl Metrics {
     /// One answered HTTP request.
     pub fn observe_http(&self, method: &str, route: &str, status: u16, took: Duration) {
         let status = status.to_string();
+        // A client may invent methods, and each would be kept for good.
+        let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"];
+        let method = if known.contains(&method) { method } else { "other" };
         self.http_request_duration.with_label_values(&[method, route, &status]).observe(took.as_secs_f64());
     }
 
