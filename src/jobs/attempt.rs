@@ -3,7 +3,10 @@
 use std::{
     ffi::OsString,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -219,6 +222,23 @@ impl Attempt {
         tokio::select! {
             done = work => Ok(done?),
             () = self.stop.cancelled() => Err(Broken::Stopped),
+        }
+    }
+
+    /// Waits for a change of the live bundle. Once it has `committed` it can't be taken back, and what follows is seen to its
+    /// end also when the job is stopped.
+    pub(super) async fn wait_for_change<T>(
+        &self,
+        committed: &AtomicBool,
+        work: impl Future<Output = Result<T, Problem>> + Send,
+    ) -> Result<T, Broken> {
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            done = &mut work => Ok(done?),
+            () = self.stop.cancelled() => match committed.load(Ordering::SeqCst) {
+                true => Ok(work.await?),
+                false => Err(Broken::Stopped),
+            },
         }
     }
 

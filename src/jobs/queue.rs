@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -24,6 +25,9 @@ use crate::http::problem::{Code, Problem};
 
 /// From so many earlier retrainings a new one takes what they have done already.
 const REUSED_RUNS: usize = 3;
+
+/// Before a cancel looks again.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// How jobs run.
 #[derive(Clone, Debug)]
@@ -166,24 +170,30 @@ impl Jobs {
             }
         }
         let jobs = self.clone();
+        // What follows from a change is done on its thread, which goes to its end also when the request ends before.
         let cancelled = tokio::task::spawn_blocking(move || {
-            jobs.change_if(
+            let (record, changed) = jobs.change_if(
                 record.number,
                 |status| status == JobStatus::Queued,
                 |record| {
                     record.status = JobStatus::Cancelled;
                     record.finished_at = Some(now());
                 },
-            )
-        });
-        let (record, changed) = cancelled.await.map_err(|error| disk(&error))??;
-        match (changed, record.status) {
-            (true, _) => {
-                self.events.status(&record, false);
-                Ok(record)
+            )?;
+            if changed {
+                jobs.events.status(&record, false);
             }
-            // It began in between.
-            (false, JobStatus::Running) => Box::pin(self.cancel(id)).await,
+            Ok((record, changed))
+        });
+        let cancelled: Result<_, Problem> = cancelled.await.map_err(|error| disk(&error))?;
+        let (record, changed) = cancelled?;
+        match (changed, record.status) {
+            (true, _) => Ok(record),
+            // It began in between, or its attempt is just being written down.
+            (false, JobStatus::Running) => {
+                tokio::time::sleep(AGAIN).await;
+                Box::pin(self.cancel(id)).await
+            }
             (false, status) => Err(Problem::new(
                 Code::Conflict,
                 format!("job `{id}` has ended already: it is {}", status.name()),
@@ -200,14 +210,20 @@ impl Jobs {
         self.require_room()?;
         let jobs = self.clone();
         let resumed = tokio::task::spawn_blocking(move || {
-            jobs.change_if(record.number, JobStatus::is_resumable, |record| {
+            let (record, changed) = jobs.change_if(record.number, JobStatus::is_resumable, |record| {
                 record.status = JobStatus::Queued;
                 record.broken_off = 0;
                 record.finished_at = None;
                 record.problem = None;
-            })
+            })?;
+            if changed {
+                jobs.events.status(&record, false);
+                jobs.arrived.notify_one();
+            }
+            Ok((record, changed))
         });
-        let (record, changed) = resumed.await.map_err(|error| disk(&error))??;
+        let resumed: Result<_, Problem> = resumed.await.map_err(|error| disk(&error))?;
+        let (record, changed) = resumed?;
         if !changed {
             let detail = format!(
                 "job `{id}` is {}; only one that failed, was cancelled or was interrupted can go on",
@@ -215,8 +231,6 @@ impl Jobs {
             );
             return Err(Problem::new(Code::Conflict, detail));
         }
-        self.events.status(&record, false);
-        self.arrived.notify_one();
         Ok(record)
     }
 
@@ -244,6 +258,13 @@ impl Jobs {
     pub(super) fn next_queued(&self) -> Option<JobRecord> {
         let table = self.table.lock();
         table.records.values().find(|record| record.status == JobStatus::Queued).cloned()
+    }
+
+    /// No attempt is at work any more; says whether it was cancelled before that.
+    pub(super) fn stop_running(&self, cancel: &CancellationToken) -> bool {
+        let mut table = self.table.lock();
+        table.running = None;
+        cancel.is_cancelled()
     }
 
     /// Says which job is at work, and what cancels it.

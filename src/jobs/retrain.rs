@@ -1,7 +1,7 @@
 //! A retraining: train, package, import, evaluate against the live bundle, decide, activate or not. Each step may be done twice; what
 //! the next ones depend on is remembered first.
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, sync::atomic::AtomicBool, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -158,10 +158,12 @@ async fn evaluate(
 /// Makes a bundle active, waiting for its turn while another activation is under way.
 pub(super) async fn activate(attempt: &Attempt, bundle: &str) -> Result<Value, Broken> {
     attempt.stage("activate", bundle);
-    let tell = |stage: &str, done: usize, total: usize| tell_activation(attempt, stage, done, total);
+    let committed = AtomicBool::new(false);
+    let tell =
+        |stage: &str, done: usize, total: usize| tell_activation(attempt, &committed, stage, done, total);
     for _ in 0..TURNS {
         attempt.go_on()?;
-        match attempt.wait(attempt.host().activate(bundle, &tell)).await {
+        match attempt.wait_for_change(&committed, attempt.host().activate(bundle, &tell)).await {
             Err(Broken::Failed(problem)) if problem.code == Code::Conflict => {
                 attempt.note("activate", "another activation is under way: this one waits");
                 attempt.sleep(TURN).await?;

@@ -73,7 +73,8 @@ impl Jobs {
                 Err(Broken::Failed(Box::new(Problem::new(Code::Internal, detail))))
             });
             let jobs = self.clone();
-            let was_cancelled = cancel.is_cancelled();
+            // Together: a cancel that comes later finds no running attempt, and waits for what is written down now.
+            let was_cancelled = self.stop_running(&cancel);
             let ended = tokio::task::spawn_blocking(move || jobs.end(number, end, was_cancelled)).await;
             if let Ok(record) = ended {
                 let status = record.status.name();

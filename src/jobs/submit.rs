@@ -42,9 +42,7 @@ impl Jobs {
         let jobs = self.clone();
         let entered = tokio::task::spawn_blocking(move || jobs.enter(id, request, memory, key));
         let (record, is_new) = entered.await.map_err(|error| disk(&error))??;
-        if is_new {
-            self.arrived.notify_one();
-        } else {
+        if !is_new {
             remove_folder(folder).await;
         }
         Ok(record)
@@ -74,6 +72,8 @@ impl Jobs {
         if let Some(key) = key {
             table.keys.insert(key.key.clone(), key);
         }
+        // Here, because the request may end before this does.
+        self.arrived.notify_one();
         Ok((record, true))
     }
 

@@ -103,8 +103,17 @@ impl Host for FakeHost {
         Ok(json!({"active": id}))
     }
 
-    async fn reindex(&self, _: Tell<'_>) -> Result<Value, Problem> {
+    async fn reindex(&self, tell: Tell<'_>) -> Result<Value, Problem> {
+        tell("embed", 0, 1);
         self.called("reindex");
+        while self.folder.join("wait before the switch").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tell("switch", 0, 0);
+        self.called("switch");
+        while self.folder.join("wait after the switch").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         Ok(json!({"reindexed": true}))
     }
 
@@ -404,6 +413,35 @@ async fn jobs_are_cancelled_while_they_wait_and_while_they_run() {
     assert_eq!(jobs.get(&second.id).unwrap().status, JobStatus::Cancelled);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_live_bundle_is_seen_to_its_end() {
+    let world = World::new(TRAINS);
+    let (jobs, _guard) = world.run();
+    let reached = async |call: &str| {
+        while !world.host.calls().iter().any(|known| known == call) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let wait = world.host.folder.join("wait before the switch");
+    fs_err::write(&wait, "").unwrap();
+    let early = jobs.submit(request(json!({"kind": "reindex"})), None).await.unwrap();
+    reached("reindex").await;
+    jobs.cancel(&early.id).await.unwrap();
+    until(&jobs, &early.id, JobStatus::Cancelled).await;
+    fs_err::remove_file(&wait).unwrap();
+
+    let wait = world.host.folder.join("wait after the switch");
+    fs_err::write(&wait, "").unwrap();
+    let late = jobs.submit(request(json!({"kind": "reindex"})), None).await.unwrap();
+    reached("switch").await;
+    jobs.cancel(&late.id).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(jobs.get(&late.id).unwrap().status, JobStatus::Running);
+    fs_err::remove_file(&wait).unwrap();
+    let record = until(&jobs, &late.id, JobStatus::Succeeded).await;
+    assert_eq!(record.result.unwrap()["reindexed"], true, "it did happen, and says so");
+}
+
 #[test]
 fn a_restarted_server_goes_on_without_doing_twice_what_is_remembered() {
     let slow = TRAINS
@@ -634,5 +672,5 @@ async fn what_the_service_does_itself_is_a_job_as_well() {
         Some("bundle-old"),
         "the live bundle, unless another is named"
     );
-    assert_eq!(world.host.calls(), ["snapshot", "reindex"]);
+    assert_eq!(world.host.calls(), ["snapshot", "reindex", "switch"]);
 }
