@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use expandr_models::{
     Encoder, Expander,
-    bundle::{self, ExpanderPlace, Ids, Manifest},
+    bundle::{self, BUNDLE_FILE, ExpanderPart, ExpanderPlace, Ids, Manifest},
     decoder::{DecoderOptions, Precision},
     encoder::EncoderOptions,
     expander::{
@@ -22,6 +22,24 @@ use expandr_models::{
 
 use super::options::{ExpanderEngine, ExpanderPrecision, Models};
 use crate::bundles::{LoadModels, apart};
+
+/// The URLs to which the key of a language model's server may go: those that the flags name, by themselves or in the bundle
+/// that they name. A bundle that is imported later may name any.
+pub(super) fn key_urls(models: &Models, index_dir: &Path) -> Vec<String> {
+    if let Some(known) = &models.key_urls {
+        return known.clone();
+    }
+    let of_bundle = |bundle: &String| {
+        let folders = [PathBuf::from(bundle), index_dir.join("bundles").join(bundle)];
+        let folder = folders.into_iter().find(|folder| folder.join(BUNDLE_FILE).is_file())?;
+        bundle::read(&folder).ok()?.expander
+    };
+    let named = match &models.bundle {
+        Some(bundle) => of_bundle(bundle).filter(ExpanderPart::is_remote).map(|part| part.model),
+        None => Some(models.expander.clone()),
+    };
+    named.into_iter().collect()
+}
 
 /// Loads models as the flags of a server say.
 pub(super) struct ServerModels {
@@ -67,8 +85,16 @@ impl LoadModels for ServerModels {
         let expander: Arc<dyn Expander> = match place.await?? {
             None => return Ok(None),
             Some(ExpanderPlace::Remote { url, model }) => {
+                let api_key = models.expander_api_key.clone();
+                let is_named = models.key_urls.iter().flatten().any(|named| *named == url);
+                anyhow::ensure!(
+                    api_key.is_none() || is_named,
+                    "{url} is not the language model's server that this server was started with, and its key \
+                     (--expander-api-key) is not sent elsewhere; start it with a --bundle or --expander that names this URL, or \
+                     without the key"
+                );
                 let options = OpenAiOptions {
-                    api_key: models.expander_api_key.clone(),
+                    api_key,
                     max_concurrency: models.expander_concurrency,
                     queue_capacity: models.expander_queue,
                     ..OpenAiOptions::new(&url, &model)
@@ -154,5 +180,51 @@ fn use_batched(path: &Path, models: &Models) -> anyhow::Result<bool> {
         }
         // Loading says what is wrong with a checkpoint that it can't run.
         ExpanderEngine::Batched => Ok(true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use expandr_models::bundle::EncoderPart;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        models: Models,
+    }
+
+    fn bundle_of(url: &str) -> Manifest {
+        let encoder = EncoderPart { model: "all-minilm-l6-v2".into(), adapter: None };
+        let expander =
+            ExpanderPart { model: url.into(), adapter: None, remote_model: Some("default".into()) };
+        Manifest::new("remote", "2026-01-01T00:00:00Z", encoder, Some(expander))
+    }
+
+    #[tokio::test]
+    async fn the_key_goes_only_where_the_flags_say() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, theirs) = ("https://ours.example/v1", "https://theirs.example/v1");
+        bundle::write(folder.path(), &mut bundle_of(ours)).unwrap();
+        let folder_name = folder.path().to_str().unwrap();
+        let loads = async |flags: &[&str], url: &str| {
+            let mut models = Flags::parse_from([&["expandr"], flags].concat()).models;
+            models.key_urls = Some(key_urls(&models, Path::new("nowhere")));
+            let loader = ServerModels { models_dir: folder.path().to_owned(), models };
+            loader.expander(folder.path(), &bundle_of(url)).await.map(|_| ())
+        };
+        for named in [["--expander", ours], ["--bundle", folder_name]] {
+            let with_key = [named[0], named[1], "--expander-api-key", "secret"];
+            loads(&with_key, ours).await.unwrap();
+            let error = loads(&with_key, theirs).await.unwrap_err().to_string();
+            assert!(error.contains(theirs) && error.contains("not sent elsewhere"), "{error}");
+            loads(&named, theirs).await.unwrap();
+        }
+        // A job's own server serves the bundle in question, and has the list of the server that began it.
+        let mut models = Flags::parse_from(["expandr", "--bundle", folder_name]).models;
+        models.key_urls = Some(Vec::new());
+        assert!(key_urls(&models, Path::new("nowhere")).is_empty());
     }
 }

@@ -52,7 +52,7 @@ const EXPANSION_TEXT_BYTES: usize = 64 * 1024;
 /// # Errors
 /// When models, index or address can't be opened, and when the index can't be closed well.
 pub async fn serve(
-    options: ServeOptions,
+    mut options: ServeOptions,
     stop: CancellationToken,
     ready: impl FnOnce(SocketAddr, &Arc<AppState>),
 ) -> anyhow::Result<()> {
@@ -63,6 +63,7 @@ pub async fn serve(
         ranking.name()
     );
     check_defaults(&options)?;
+    options.models.key_urls = Some(load::key_urls(&options.models, &options.places.index_dir));
     let loopback = options.places.listen.ip().is_loopback();
     let limits = &options.limits;
     let keys = Keys::new(&limits.read_keys, &limits.write_keys, &limits.admin_keys, loopback)

@@ -59,10 +59,15 @@ pub struct Models {
     #[arg(long, env = "EXPANDR_EXPANDER_MODEL", default_value = "default")]
     pub expander_model: String,
 
-    /// Bearer key for an OpenAI-compatible server.
+    /// Bearer key for an OpenAI-compatible server. It goes only to the URL that --expander, or the bundle of --bundle, names.
     #[arg(long, env = "EXPANDR_EXPANDER_API_KEY", hide_env_values = true)]
     #[serde(skip)]
     pub expander_api_key: Option<String>,
+
+    /// The servers that get the key: those that the flags name. Filled at the start, and handed on to jobs.
+    #[arg(skip)]
+    #[serde(default)]
+    pub key_urls: Option<Vec<String>>,
 
     /// Device of encoder and expander: auto, cpu, cuda[:N] or metal[:N].
     #[arg(long, env = "EXPANDR_DEVICE", default_value = "auto")]
