@@ -227,6 +227,7 @@ impl Task<'_> {
         if !options.metrics.contains(&self.metric) {
             options.metrics.push(self.metric);
         }
+        options.top_k = options.top_k.max(self.metric.cut.unwrap_or_default());
         let mut meter: Option<Meter<'_>> = None;
         let mut told = 0;
         let report = client::evaluate(&endpoint, self.collection, &options, |progress| {

@@ -10,7 +10,7 @@ use crate::{
         body::from_value,
         problem::{FieldError, Problem},
     },
-    search::request::ExpansionChoice,
+    search::request::{ExpansionChoice, MAX_TOP_K},
 };
 
 /// A job's work.
@@ -333,8 +333,12 @@ fn ranges_of_evaluation(on: &EvaluateOn, prefix: &str, errors: &mut Vec<FieldErr
 }
 
 fn check_metric(metric: &str, pointer: &str, errors: &mut Vec<FieldError>) {
-    if let Err(error) = metric.parse::<Metric>() {
-        errors.push(wrong(pointer, error.to_string()));
+    match metric.parse::<Metric>() {
+        Err(error) => errors.push(wrong(pointer, error.to_string())),
+        Ok(Metric { cut: Some(cut), .. }) if cut > MAX_TOP_K => {
+            errors.push(wrong(pointer, format!("looks at {cut} hits, and a search has {MAX_TOP_K} at most")));
+        }
+        Ok(_) => {}
     }
 }
 
@@ -400,5 +404,7 @@ mod tests {
             ]
         );
         assert_eq!(pointers(json!({"kind": "evaluate", "collections": []})), ["/collections"]);
+        let too_deep = json!({"kind": "evaluate", "collections": ["a"], "metric": "recall@1001"});
+        assert_eq!(pointers(too_deep), ["/metric"]);
     }
 }

@@ -65,6 +65,12 @@ impl EvaluationOptions {
         if self.metrics.is_empty() {
             return Err(Error::Input("no metric to compute; name at least one, e.g. ndcg@10".into()));
         }
+        if let Some(metric) = self.metrics.iter().find(|metric| metric.cut > Some(self.top_k)) {
+            return Err(Error::Input(format!(
+                "{metric} looks deeper than the {} hits that are asked for; ask for more, or name a metric that doesn't",
+                self.top_k
+            )));
+        }
         check_trec_id("run tag", &self.tag)
     }
 

@@ -185,7 +185,8 @@ fn members(grid: &Grid) -> impl Iterator<Item = &Member> {
 
 /// Scores run.trec where metrics.json lacks a metric and the collection is at hand.
 fn add_metrics(grid: &mut Grid, sources: &Sources, options: &CompareOptions) -> Result<()> {
-    let members = grid.rows.iter_mut().flat_map(|row| &mut row.members);
+    let Grid { rows, warnings, .. } = grid;
+    let members = rows.iter_mut().flat_map(|row| &mut row.members);
     for (member, source) in members.zip(sources) {
         let Some(source) = source else { continue };
         for run in member.runs.iter_mut().flatten() {
@@ -197,6 +198,13 @@ fn add_metrics(grid: &mut Grid, sources: &Sources, options: &CompareOptions) -> 
                 .collect();
             if lacking.is_empty() {
                 continue;
+            }
+            let depth = run.settings["top_k"].as_u64().map_or(usize::MAX, |depth| depth as usize);
+            for metric in lacking.iter().filter(|metric| metric.cut > Some(depth)) {
+                warnings.push(format!(
+                    "{metric} looks deeper than {} goes, whose lists end after {depth} hits: it is that of the first {depth}",
+                    run.path.display()
+                ));
             }
             let scoring = metrics::Options {
                 relevance_level: source.relevance_level,

@@ -215,6 +215,12 @@ async fn metrics_that_a_run_lacks_are_computed_from_its_lists() {
     let report = compare(&runs, &options, None).await.unwrap();
     assert_eq!(cell(&report, "mrr@10", "one", "a").mean, Some(0.5));
     assert_eq!(cell(&report, "mrr@10", "one", "b").mean, Some(0.25));
+    assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+    options.metrics = vec!["recall@1000".parse().unwrap()];
+    let report = compare(&runs, &options, None).await.unwrap();
+    let warned = report.warnings.iter().filter(|warning| warning.contains("recall@1000 looks deeper"));
+    assert_eq!(warned.count(), 2, "{:?}", report.warnings);
+    options.metrics = vec!["mrr@10".parse().unwrap()];
     options.collections = None;
     let error = compare(&runs, &options, None).await.unwrap_err().to_string();
     assert!(error.contains("mrr@10 is not in its metrics.json"), "{error}");
