@@ -49,9 +49,10 @@ impl Fields {
             Filter::In(field, values) => union(values.iter().filter_map(|value| self.equal(field, value))),
             Filter::Range(field, bounds) => self.range(field, bounds),
             Filter::And(parts) => {
-                let mut parts: Vec<_> = parts.iter().map(|part| self.select(part, live)).collect();
-                parts.sort_by_key(RoaringBitmap::len);
-                parts.into_iter().reduce(|all, part| all & part).unwrap_or_else(|| live.clone())
+                // One after the other: a filter may have a thousand parts, and each may select most documents.
+                let mut parts = parts.iter().map(|part| self.select(part, live));
+                let Some(first) = parts.next() else { return live.clone() };
+                parts.fold(first, |all, part| all & part)
             }
             Filter::Or(parts) => parts
                 .iter()

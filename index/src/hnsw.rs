@@ -346,8 +346,11 @@ impl VectorIndex for Hnsw {
     fn snapshot(&self) -> Result<Image> {
         let _no_additions = self.additions.lock();
         let graph = self.graph.read();
-        let labels = self.labels.read();
-        let mut image = Image { keys: labels.keys.clone(), scale: labels.scale, payload: Vec::new() };
+        // Only additions change these two. A removal wants the lock, and must not wait for the copy, nor searches behind it.
+        let mut image = {
+            let labels = self.labels.read();
+            Image { keys: labels.keys.clone(), scale: labels.scale, payload: Vec::new() }
+        };
         if image.keys.is_empty() {
             return Ok(image);
         }

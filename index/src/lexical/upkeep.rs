@@ -122,11 +122,12 @@ impl Core {
     }
 
     fn commit_lexical_if_full(&self, lexical: &Lexical) -> Result<()> {
-        let recent = self.state.read().lexical.as_ref().map_or(0, View::recent_bytes);
-        if recent < lexical.half_of_memory {
-            return Ok(());
-        }
-        self.commit_lexical()
+        if self.is_lexical_full(lexical) { self.commit_lexical() } else { Ok(()) }
+    }
+
+    /// Whether the recent documents take the memory that is for them.
+    fn is_lexical_full(&self, lexical: &Lexical) -> bool {
+        self.state.read().lexical.as_ref().map_or(0, View::recent_bytes) >= lexical.half_of_memory
     }
 
     /// Commits what was written since the last time, so that the next opening need not read it from the store again. The
@@ -159,14 +160,15 @@ impl Core {
             new.map(load).collect::<tantivy::Result<Vec<_>>>().map_err(Error::lexical)?
         };
         let mut state = self.state.write();
-        let documents = state.slab.len() as u64;
         let Some(view) = state.lexical.as_mut() else { return Ok(()) };
+        // All that it held is to be there afterwards. While it is brought in line with the store that is less than the store has.
+        let documents = view.living();
         view.adopt(&kept, loaded);
         let (accounted, living) = (view.accounted(), view.living());
         drop(state);
         if accounted != documents || living != documents {
             return Err(Error::Lexical(format!(
-                "after a commit it holds {accounted} documents, the store {documents}"
+                "after a commit it holds {accounted} documents, before it {documents}"
             )));
         }
         tracing::debug!(documents, seconds = started.elapsed().as_secs_f64(), "committed the lexical index");
@@ -255,7 +257,9 @@ impl Core {
                 .map(|document| document.as_ref().map(|d| lexical.analyzer.terms(&[&d.title, &d.text])))
                 .collect();
             self.add_batch(lexical, &batch, &terms)?;
-            self.commit_lexical_if_full(lexical)?;
+            if self.is_lexical_full(lexical) {
+                self.commit_and_adopt(lexical)?;
+            }
         }
         Ok(missing.len())
     }

@@ -229,6 +229,14 @@ fn a_bulk_load_goes_to_disk_by_itself() {
     index.close().unwrap();
     check(&index);
     drop(index);
-    let stats = check(&Index::open(directory.path(), config).unwrap());
+    let stats = check(&Index::open(directory.path(), config.clone()).unwrap());
     assert_eq!(stats.recent, 0);
+    // Built anew from the store it goes to disk by itself as well, before it holds all.
+    std::fs::remove_dir_all(directory.path().join("lexical")).unwrap();
+    let index = Index::open(directory.path(), config.clone()).unwrap();
+    let stats = check(&index);
+    assert!(stats.segments > 0 && stats.recent < 3000, "{stats:?}");
+    assert!(stats.memory_bytes < MIN_LEXICAL_MEMORY_BYTES as u64, "{stats:?}");
+    drop(index);
+    check(&Index::open(directory.path(), config).unwrap());
 }
