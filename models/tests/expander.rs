@@ -134,6 +134,9 @@ async fn what_is_sent_is_what_was_asked_for() {
         (&body["max_tokens"], &body["temperature"], &body["top_p"], &body["seed"], &body["stream"]),
         (&7.into(), &0.5.into(), &0.75.into(), &11.into(), &true.into())
     );
+    let sampling = Sampling { seed: Some(u64::MAX), ..sampling };
+    generate(&expander, GenerationRequest { prompt: prompt.into(), sampling }).await.unwrap();
+    assert_eq!(server.last_request().1["seed"], i64::MAX, "servers take signed numbers");
 }
 
 #[tokio::test]

@@ -75,7 +75,8 @@ fn write_gguf_of(path: &Path, architecture: &str, pre: &str, matrices: GgmlDType
         ("tokenizer.ggml.token_type".into(), Value::Array(kinds.into_iter().map(Value::I32).collect())),
         ("tokenizer.ggml.merges".into(), texts(vec!["h e".into()])),
         ("tokenizer.ggml.bos_token_id".into(), number(1)),
-        ("tokenizer.ggml.eos_token_id".into(), number(2)),
+        ("tokenizer.ggml.eos_token_id".into(), number(0)),
+        ("tokenizer.ggml.eot_token_id".into(), number(2)),
         ("tokenizer.chat_template".into(), Value::String("{{ messages }}".into())),
     ];
     let mut tensors: Vec<(String, QTensor)> = Vec::new();
@@ -252,6 +253,12 @@ fn qwen2_keeps_its_rows_and_its_biases() {
     assert_eq!(config["architectures"][0], "Qwen2ForCausalLM");
     assert_eq!(config["tie_word_embeddings"], true);
     assert_eq!(config["rms_norm_eps"], 1e-5);
+    // A text ends with one token, what the model says in a conversation with another: both are known.
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(folder.path().join(name)).unwrap()).unwrap()
+    };
+    assert_eq!(read("generation_config.json")["eos_token_id"], serde_json::json!([0, 2]));
+    assert_eq!(read("tokenizer_config.json")["eos_token"], "<|im_end|>");
 }
 
 #[test]

@@ -44,7 +44,11 @@ pub fn write(folder: &Path, manifest: &mut Manifest) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(manifest)
         .map_err(|error| checkpoint_error(&path, format!("can't be written: {error}")))?;
     text.push(b'\n');
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    let mut file = tempfile::Builder::new();
+    // As readable as the other files; a temporary file is its owner's alone by default.
+    #[cfg(unix)]
+    file.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = file.tempfile_in(folder)?;
     file.write_all(&text)?;
     file.as_file().sync_all()?;
     file.persist(&path).map_err(|error| error.error)?;

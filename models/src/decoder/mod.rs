@@ -117,8 +117,10 @@ impl Decoder {
     /// # Errors
     /// When the checkpoint is incomplete, damaged, or of another architecture, and when the adapter belongs to another.
     pub fn load(path: &Path, options: &DecoderOptions) -> Result<Self> {
-        let config = DecoderConfig::read(path)?;
+        let mut config = DecoderConfig::read(path)?;
         let text = Arc::new(Text::read(path, &config)?);
+        // A fine-tuned model may end its turn with a token that only its tokenizer names, as training does.
+        config.end_tokens.extend(text.end_token());
         let team = Team::new(options.threads.max(1), "decoder")
             .map_err(|error| engine_error(format!("its threads don't start: {error}")))?;
         let adapter = options.adapter.as_deref().map(AdapterFile::read).transpose()?;

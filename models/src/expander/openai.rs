@@ -149,7 +149,8 @@ impl OpenAiExpander {
             "stream_options": { "include_usage": true },
         });
         if let Some(seed) = sampling.seed {
-            body["seed"] = json!(seed);
+            // vLLM refuses what does not fit into a signed number of 64 bits.
+            body["seed"] = json!(seed & i64::MAX as u64);
         }
         let mut call =
             self.client.post(self.endpoint.clone()).header(header::ACCEPT, "text/event-stream").json(&body);

@@ -216,10 +216,14 @@ fn shortest(value: f32) -> f64 {
 }
 
 fn generation_config(tokenizer: &GgufTokenizer) -> Value {
+    let ends = match tokenizer.eot {
+        Some(eot) => json!([tokenizer.eos, eot]),
+        None => json!(tokenizer.eos),
+    };
     json!({
         "_from_model_config": true,
         "bos_token_id": tokenizer.bos,
-        "eos_token_id": tokenizer.eos,
+        "eos_token_id": ends,
         "pad_token_id": tokenizer.padding,
     })
 }
@@ -362,7 +366,7 @@ fn write_tokenizer(
         "add_bos_token": tokenizer.adds_bos,
         "add_prefix_space": false,
         "bos_token": token(tokenizer.bos),
-        "eos_token": tokenizer.token(tokenizer.eos),
+        "eos_token": tokenizer.token(tokenizer.turn_end()),
         "unk_token": token(tokenizer.unknown),
         "pad_token": token(tokenizer.padding),
         "chat_template": gguf.optional_text("tokenizer.chat_template")?,
@@ -373,7 +377,7 @@ fn write_tokenizer(
     write_json(&folder.join("tokenizer_config.json"), &config)?;
     let special = json!({
         "bos_token": token(tokenizer.bos),
-        "eos_token": tokenizer.token(tokenizer.eos),
+        "eos_token": tokenizer.token(tokenizer.turn_end()),
         "unk_token": token(tokenizer.unknown),
         "pad_token": token(tokenizer.padding),
     });

@@ -40,6 +40,8 @@ pub(super) struct GgufTokenizer {
     pub(super) added: Vec<AddedToken>,
     pub(super) bos: Option<usize>,
     pub(super) eos: usize,
+    /// Ends the model's turn in a conversation, where that is another token than `eos`.
+    pub(super) eot: Option<usize>,
     pub(super) unknown: Option<usize>,
     pub(super) padding: Option<usize>,
     /// Whether the tokenizer itself puts the first token before a text.
@@ -48,6 +50,11 @@ pub(super) struct GgufTokenizer {
 }
 
 impl GgufTokenizer {
+    /// The token that ends what an instructed model writes.
+    pub(super) fn turn_end(&self) -> usize {
+        self.eot.unwrap_or(self.eos)
+    }
+
     /// The text of a token.
     pub(super) fn token(&self, id: usize) -> &str {
         &self.tokens[id]
@@ -80,6 +87,7 @@ pub(super) fn read(gguf: &Gguf) -> Result<GgufTokenizer> {
     let bos = id_of("tokenizer.ggml.bos_token_id")?;
     let eos = id_of("tokenizer.ggml.eos_token_id")?
         .ok_or_else(|| gguf.error("the metadata lacks `tokenizer.ggml.eos_token_id`"))?;
+    let eot = id_of("tokenizer.ggml.eot_token_id")?.filter(|eot| *eot != eos);
     let adds_bos = gguf.optional_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(pre == "llama-bpe");
     let added = added_tokens(&tokens, &kinds);
     let stages =
@@ -94,6 +102,7 @@ pub(super) fn read(gguf: &Gguf) -> Result<GgufTokenizer> {
         added,
         bos,
         eos,
+        eot,
         unknown: id_of("tokenizer.ggml.unknown_token_id")?,
         padding: id_of("tokenizer.ggml.padding_token_id")?,
         adds_bos,

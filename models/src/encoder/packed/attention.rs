@@ -3,6 +3,9 @@
 use super::kernels;
 use crate::cpu::{Buffer, Matrix, Team, multiply};
 
+/// Rows of scores at a time: those of a text of thousands of tokens would take gigabytes.
+const MOST_ROWS: usize = 512;
+
 /// Buffers of [`attend`].
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -86,16 +89,56 @@ impl Text<'_> {
             let offset = part * self.hidden + head * width;
             kernels::gather_head(out, self.projections, 3 * self.hidden, offset, width, self.bias);
         }
-        let scores = scratch.scores.get(length * length);
-        multiply(scores, Matrix::new(query, length, width), Matrix::new(key, length, width).transposed(), 1);
-        let inverse_sums = scratch.inverse_sums.get(length);
-        kernels::exponentiate(scores, inverse_sums, 1.0 / (width as f32).sqrt());
         let output = scratch.output.get(length * width);
-        multiply(output, Matrix::new(scores, length, length), Matrix::new(value, length, width), 1);
-        kernels::scale_rows(output, width, inverse_sums);
+        for (query, output) in query.chunks(MOST_ROWS * width).zip(output.chunks_mut(MOST_ROWS * width)) {
+            let rows = query.len() / width;
+            let scores = scratch.scores.get(rows * length);
+            let keys = Matrix::new(key, length, width).transposed();
+            multiply(scores, Matrix::new(query, rows, width), keys, 1);
+            let inverse_sums = scratch.inverse_sums.get(rows);
+            kernels::exponentiate(scores, inverse_sums, 1.0 / (width as f32).sqrt());
+            multiply(output, Matrix::new(scores, rows, length), Matrix::new(value, length, width), 1);
+            kernels::scale_rows(output, width, inverse_sums);
+        }
     }
 
     fn write_head(&self, head: usize, context: &mut [f32], output: &[f32]) {
         kernels::scatter_head(context, self.hidden, head * self.head_width, self.head_width, output);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_longer_than_the_rows_at_a_time_is_attended_whole() {
+        let (heads, width, length) = (2, 4, MOST_ROWS + 70);
+        let hidden = heads * width;
+        let projections: Vec<f32> =
+            (0..length * 3 * hidden).map(|n| ((n * 37 % 101) as f32 - 50.0) / 40.0).collect();
+        let bias: Vec<f32> = (0..3 * hidden).map(|n| n as f32 / 50.0).collect();
+        for threads in [1, 2] {
+            let team = Team::new(threads, "test").unwrap();
+            let mut context = vec![0.0; length * hidden];
+            attend(&mut context, &projections, &bias, &[length], heads, &mut Scratch::default(), &team);
+            let value = |token: usize, part: usize, head: usize, n: usize| {
+                let column = part * hidden + head * width + n;
+                f64::from(projections[token * 3 * hidden + column] + bias[column])
+            };
+            for (token, head) in [(0, 0), (MOST_ROWS - 1, 1), (MOST_ROWS, 0), (length - 1, 1)] {
+                let score = |other: usize| {
+                    let product: f64 =
+                        (0..width).map(|n| value(token, 0, head, n) * value(other, 1, head, n)).sum();
+                    (product / (width as f64).sqrt()).exp()
+                };
+                let sum: f64 = (0..length).map(score).sum();
+                for n in 0..width {
+                    let mean: f64 = (0..length).map(|other| score(other) * value(other, 2, head, n)).sum();
+                    let found = f64::from(context[token * hidden + head * width + n]);
+                    assert!((found - mean / sum).abs() < 1e-5, "{token} {head} {n}: {found}, {}", mean / sum);
+                }
+            }
+        }
     }
 }
