@@ -71,7 +71,8 @@ impl Default for ContrastiveOptions {
 }
 
 impl ContrastiveOptions {
-    /// Without what only says how the same gradient is computed, which may change between two attempts.
+    /// Without what only says how the same gradient is computed, which may change between two attempts (where
+    /// something is dropped, another `chunk` draws other masks).
     fn outcome(&self) -> Self {
         Self { chunk: 0, checkpoint_activations: false, ..self.clone() }
     }

@@ -6,7 +6,7 @@ mod pooled;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use expandr_evaluation::significance::{Comparison, Options, compare_values};
+use expandr_evaluation::significance::{Comparison, Options, Stratum, compare_strata, compare_values};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -26,6 +26,10 @@ pub struct Report {
     /// Of several runs what each has otherwise than another, by the settings' names; of one run empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<BTreeMap<String, Value>>,
+    /// Whether runs' encoders are means of trainings (`contrastive.soup`) that they have in part in common, so that the
+    /// deviation between them says less than it seems to.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shared_trainings: bool,
     /// Rows that not every run has, and which are left out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
@@ -109,7 +113,8 @@ impl Report {
     pub(crate) fn new(recipe: Value, rows: Vec<Row>, metrics: &[String], seed: u64) -> Result<Self> {
         let comparisons = comparisons(&rows, metrics, seed)?;
         let metrics = metrics.to_vec();
-        Ok(Self { recipe, runs: Vec::new(), left_out: Vec::new(), metrics, rows, comparisons })
+        let (runs, left_out, shared_trainings) = (Vec::new(), Vec::new(), false);
+        Ok(Self { recipe, runs, shared_trainings, left_out, metrics, rows, comparisons })
     }
 
     /// Writes it for programs and for people.
@@ -155,8 +160,7 @@ fn comparisons(rows: &[Row], metrics: &[String], seed: u64) -> Result<Vec<Compar
     Ok(compared)
 }
 
-/// Collection by collection, and on the average: there every query's difference is weighed so that each collection
-/// counts alike, as in the average itself.
+/// Collection by collection, and on the average, in which each collection counts alike.
 fn compare_rows(
     first: &Row,
     second: &Row,
@@ -164,9 +168,7 @@ fn compare_rows(
     options: &Options,
     compared: &mut Vec<Compared>,
 ) -> Result<()> {
-    let mut all: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
-    let mut add = |collection: Option<String>, values: &[Vec<f64>; 2]| -> Result<()> {
-        let comparison = compare_values(&values[0], &values[1], options)?;
+    let mut add = |collection: Option<String>, comparison: Comparison| {
         compared.push(Compared {
             first: first.name.clone(),
             second: second.name.clone(),
@@ -174,22 +176,21 @@ fn compare_rows(
             collection,
             comparison,
         });
-        Ok(())
     };
-    let sizes: Vec<usize> = first.collections.iter().map(|scores| values_of(scores, metric).len()).collect();
-    let total: usize = sizes.iter().sum();
+    let mut strata = Vec::new();
     for (one, other) in first.collections.iter().zip(&second.collections) {
-        let values = [values_of(one, metric), values_of(other, metric)];
-        if values[0].is_empty() {
+        let stratum =
+            Stratum { first: values_of(one, metric), second: values_of(other, metric), weight: 1.0 };
+        if stratum.first.is_empty() {
             continue;
         }
-        add(Some(one.name.clone()), &values)?;
-        let weight = total as f64 / (sizes.len() * values[0].len()) as f64;
-        for (all, values) in all.iter_mut().zip(values) {
-            all.extend(values.into_iter().map(|value| value * weight));
-        }
+        add(Some(one.name.clone()), compare_values(&stratum.first, &stratum.second, options)?);
+        strata.push(stratum);
     }
-    if sizes.len() > 1 { add(None, &all) } else { Ok(()) }
+    if strata.len() > 1 {
+        add(None, compare_strata(&strata, options)?);
+    }
+    Ok(())
 }
 
 fn values_of(scores: &CollectionScores, metric: &str) -> Vec<f64> {

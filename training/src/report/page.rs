@@ -97,6 +97,10 @@ fn runs(report: &Report) -> String {
         runs.len(),
         runs.join("; ")
     );
+    if report.shared_trainings {
+        text += "\nThe runs' encoders are means of trainings that they have in part in common, so ± is too small: take \
+                 seeds that are `contrastive.soup` apart.\n";
+    }
     if !report.left_out.is_empty() {
         let _ = writeln!(text, "\nNot in every run and left out: {}.", report.left_out.join(", "));
     }

@@ -1,6 +1,7 @@
 //! Several runs in one report: what is left when the luck of a seed is averaged out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -48,7 +49,22 @@ pub fn pool(folders: &[PathBuf]) -> Result<Report> {
     }
     let seed = first.recipe["seed"].as_u64().unwrap_or(42);
     let report = Report::new(first.recipe.clone(), rows, &first.metrics, seed)?;
-    Ok(Report { runs, left_out, ..report })
+    Ok(Report { runs, left_out, shared_trainings: share_trainings(&recipes), ..report })
+}
+
+/// Whether the soups of two runs have trainings in common.
+fn share_trainings(recipes: &[&Value]) -> bool {
+    let seeds = |recipe: &Value| {
+        let settings = &recipe["contrastive"];
+        let first = settings["seed"].as_u64().or_else(|| recipe["seed"].as_u64()).unwrap_or_default();
+        first..first.saturating_add(settings["soup"].as_u64().unwrap_or(1))
+    };
+    let seeds: Vec<Range<u64>> = recipes.iter().map(|recipe| seeds(recipe)).collect();
+    let is_soup = |seeds: &Range<u64>| seeds.end - seeds.start > 1;
+    let meet = |one: &Range<u64>, other: &Range<u64>| one.start < other.end && other.start < one.end;
+    seeds.iter().enumerate().any(|(place, one)| {
+        seeds[..place].iter().any(|other| (is_soup(one) || is_soup(other)) && meet(one, other))
+    })
 }
 
 fn read(folder: &Path) -> Result<Single> {
@@ -141,6 +157,8 @@ fn differing(recipes: &[&Value]) -> Vec<BTreeMap<String, Value>> {
             let mut settings = BTreeMap::new();
             flatten("", recipe, &mut settings);
             settings.remove("output");
+            // Rows that not every run has are named as such.
+            settings.remove("evaluation.arms");
             settings
         })
         .collect();
@@ -220,6 +238,22 @@ mod tests {
         {
             assert!(page.contains(text), "{text} is not in {page}");
         }
+    }
+
+    #[test]
+    fn soups_with_trainings_in_common_are_told() {
+        let recipe = |seed: u64, soup: u64| json!({"seed": 1, "contrastive": {"seed": seed, "soup": soup}});
+        let share = |recipes: &[Value]| share_trainings(&recipes.iter().collect::<Vec<_>>());
+        assert!(share(&[recipe(42, 3), recipe(44, 3)]) && share(&[recipe(42, 3), recipe(43, 1)]));
+        assert!(!share(&[recipe(42, 3), recipe(45, 3)]) && !share(&[recipe(42, 1), recipe(42, 1)]));
+        let by_run = [json!({"seed": 7, "contrastive": {"soup": 2}}), recipe(8, 1)];
+        assert!(share(&by_run), "without a seed of its own the training has the run's");
+
+        let root = tempfile::tempdir().unwrap();
+        let folders = [1, 2].map(|seed| write(root.path(), seed, vec![row("query", &[0.5, 1.0])]));
+        let report = pool(&folders).unwrap();
+        assert!(!report.page().contains("in common"));
+        assert!(Report { shared_trainings: true, ..report }.page().contains("in common"));
     }
 
     #[test]

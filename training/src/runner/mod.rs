@@ -51,7 +51,7 @@ pub struct Run<'a> {
     options: Options,
     folder: PathBuf,
     hashes: Hashes,
-    /// Hashes of what is outside, by label.
+    /// Hashes of what is outside, by [`External::name`].
     external: BTreeMap<String, String>,
     /// Output hashes of the nodes that are done.
     done: BTreeMap<NodeId, BTreeMap<String, String>>,
@@ -330,7 +330,9 @@ impl<'a> Run<'a> {
     }
 
     fn external(&mut self, external: &External) -> Result<String> {
-        if let Some(hash) = self.external.get(&external.label) {
+        // Not by its label: different stages may read different models under the same one.
+        let name = external.name();
+        if let Some(hash) = self.external.get(&name) {
             return Ok(hash.clone());
         }
         let hash = match &external.source {
@@ -341,7 +343,7 @@ impl<'a> Run<'a> {
             Source::Expander(model) => self.model(model, Role::Expander)?,
             Source::Encoder(model) => self.model(model, Role::Encoder)?,
         };
-        self.external.insert(external.label.clone(), hash.clone());
+        self.external.insert(name, hash.clone());
         Ok(hash)
     }
 

@@ -111,29 +111,33 @@ impl Run<'_> {
         } else {
             Finding::Nothing
         };
-        Ok(self.verdict(id, &node, &finding, inputs.is_some()))
+        let adopted = manifest.is_some_and(|manifest| manifest.adopted);
+        Ok(self.verdict(id, &node, &finding, adopted, inputs.is_some()))
     }
 
-    fn verdict(&self, id: NodeId, node: &Node, finding: &Finding, ready: bool) -> Status {
+    fn verdict(&self, id: NodeId, node: &Node, finding: &Finding, adopted: bool, ready: bool) -> Status {
         let (why, afresh) = match finding {
             Finding::Nothing => ("not done yet".to_owned(), false),
             Finding::Interrupted => ("interrupted; goes on where it was".to_owned(), false),
             Finding::Changed(change) => {
                 let only_inputs = change.contains("other inputs");
                 let incremental = only_inputs && node.stage().is_incremental();
-                if !(node.stage().is_cheap() || self.options.redo || incremental) {
-                    let adopt = match change.ends_with(EDITED) {
+                // What was made elsewhere can't be made here again.
+                let costs_nothing = !adopted && (node.stage().is_cheap() || incremental);
+                if !(costs_nothing || self.options.redo) {
+                    let adopt = match adopted || change.ends_with(EDITED) {
                         true => format!("take it as it is with --adopt {}, ", node.stage().name()),
                         false => String::new(),
                     };
+                    let origin = if adopted { " and was taken from elsewhere" } else { "" };
                     return Status::Refused {
                         why: format!(
-                            "{change}; {adopt}do it again with --redo (what it left is lost), undo the change, or use \
-                             another folder with --out"
+                            "{change}{origin}; {adopt}do it again with --redo (what it left is lost), undo the change, \
+                             or use another folder with --out"
                         ),
                     };
                 }
-                (change.clone(), !incremental)
+                (change.clone(), adopted || !incremental)
             }
         };
         if ready { Status::Todo { why, afresh } } else { self.waits(id) }

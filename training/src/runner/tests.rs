@@ -431,6 +431,17 @@ async fn files_made_elsewhere_are_taken() {
     // Settings that it was not made with can't make it stale.
     bench.run(&["candidates.samples=9"], only(&[Stage::Candidates])).await.unwrap();
     assert!(bench.ears.stages("stage_started").is_empty());
+    // Other queries don't take it away: it is taken again, and only what it lacks is written.
+    let before = bench.steps.prompts.load(Ordering::SeqCst);
+    let more = ["candidates.samples=9", "data.dpo_queries=14"];
+    let stages = [Stage::Pairs, Stage::Candidates];
+    let error = bench.run(&more, only(&stages)).await.unwrap_err().to_string();
+    assert!(error.contains("was taken from elsewhere; take it as it is with --adopt candidates"), "{error}");
+    bench.run(&more, Options { adopt: vec![Stage::Candidates], ..only(&stages) }).await.unwrap();
+    assert_eq!(bench.steps.prompts.load(Ordering::SeqCst) - before, 2);
+    let again: Vec<WrittenLine> = bench.lines("candidates.jsonl");
+    assert!(candidates.iter().all(|line| again.iter().any(|l| l.id == line.id && l.texts == line.texts)));
+    bench.run(&[], Options { adopt: vec![Stage::Candidates], ..only(&stages) }).await.unwrap();
 
     // An adoption that breaks in the middle can be repeated, and one that fits nothing leaves the file.
     let scores = bench.path("scores.jsonl");
@@ -465,6 +476,36 @@ async fn files_made_elsewhere_are_taken() {
     assert!(
         !jobs.iter().any(|job| job.starts_with("dpo")) && jobs.iter().any(|job| job.starts_with("merge"))
     );
+}
+
+#[tokio::test]
+async fn cheap_files_made_elsewhere_are_kept_and_tested_queries_refused() {
+    let mut bench = Bench::new();
+    let stages = [Stage::Pairs, Stage::Candidates, Stage::Answers, Stage::Scores, Stage::Preferences];
+    bench.run(&[], only(&stages)).await.unwrap();
+    let ours = read(&bench.path("preferences.jsonl"));
+    let theirs = ours.lines().skip(1).map(|line| format!("{line}\n")).collect::<String>();
+    fs_err::write(bench.path("preferences.jsonl"), &theirs).unwrap();
+    let only_preferences = only(&[Stage::Preferences]);
+    let adopt = Options { adopt: vec![Stage::Preferences], ..only_preferences.clone() };
+    bench.run(&[], adopt).await.unwrap();
+    // The scores change, and the preferences could be made anew in no time; they are not ours, though.
+    let dot = ["rewards.similarity=dot"];
+    bench.run(&dot, Options { redo: true, ..only(&[Stage::Scores]) }).await.unwrap();
+    let scores_changed = bench.run(&dot, only_preferences.clone()).await;
+    if let Err(error) = &scores_changed {
+        assert!(error.to_string().contains("--adopt preferences"), "{error}");
+    }
+    assert!(scores_changed.is_err() && read(&bench.path("preferences.jsonl")) == theirs);
+    bench.run(&dot, Options { redo: true, ..only_preferences }).await.unwrap();
+    assert_ne!(read(&bench.path("preferences.jsonl")), theirs);
+
+    let mut pair = bench.lines::<Pair>("pairs.jsonl").remove(0);
+    pair.query = "what is topic5 river5".into();
+    fs_err::write(bench.path("pairs.jsonl"), serde_json::to_string(&pair).unwrap()).unwrap();
+    let adopt = Options { adopt: vec![Stage::Pairs], ..only(&[Stage::Pairs]) };
+    let error = bench.run(&[], adopt).await.unwrap_err().to_string();
+    assert!(error.contains("\"what is topic5 river5\" is one of the evaluation"), "{error}");
 }
 
 #[tokio::test]
@@ -728,4 +769,37 @@ async fn a_model_that_only_a_server_has_counts_by_its_name() {
     let served = ["candidates.model=giant", "machine.endpoint=http://127.0.0.1:1/v1"];
     let planned = bench.plan(&served, Options::default());
     assert!(matches!(planned[1].status, Status::Todo { .. }), "{:?}", planned[1].status);
+}
+
+#[tokio::test]
+async fn several_models_are_told_apart() {
+    let mut bench = Bench::new();
+    for (name, weights) in [("giant", "g"), ("judge", "j"), ("giant2", "other")] {
+        let folder = bench.folder.join("models").join(name);
+        fs_err::create_dir_all(&folder).unwrap();
+        fs_err::write(folder.join("weights"), weights).unwrap();
+    }
+    let models = ["candidates.model=giant", "rewards.encoder=judge"];
+    bench.run(&models, Options::default()).await.unwrap();
+    bench.run(&models, Options::default()).await.unwrap();
+    assert!(bench.ears.stages("stage_started").is_empty(), "the same run again does nothing");
+    // Each stage knows which model it has from.
+    let input = |name: &str, label: &str| {
+        let path = bench.path("stages").join(format!("{name}.json"));
+        Manifest::read(&path).unwrap().unwrap().inputs[label].clone()
+    };
+    let writers = ["candidates", "answers", "dpo"].map(|stage| input(stage, "expander"));
+    assert!(writers[0] != writers[1] && writers[1] == writers[2], "{writers:?}");
+    assert_ne!(input("scores", "encoder"), input("contrastive", "encoder"));
+    for (change, stage) in [
+        ("candidates.model=giant2", "candidates"),
+        ("answers.model=giant2", "answers"),
+        ("rewards.encoder=encoder", "scores"),
+        ("expander.model=giant2", "answers"),
+    ] {
+        let changed: Vec<&str> = models.iter().copied().chain([change]).collect();
+        let planned = bench.plan(&changed, Options::default());
+        let first = planned.iter().find(|stage| stage.status != Status::Done).unwrap();
+        assert_eq!(first.name, stage, "{change}: {:?}", first.status);
+    }
 }

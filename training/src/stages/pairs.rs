@@ -57,7 +57,8 @@ pub(crate) fn run(context: &Context<'_>) -> Result<Value> {
     Ok(json!({ "sources": counts, "held_out_queries": held_out_count, "parts": tally }))
 }
 
-fn held_out(recipe: &Recipe) -> Result<HeldOut> {
+/// The queries that nothing is trained on.
+pub(super) fn held_out(recipe: &Recipe) -> Result<HeldOut> {
     let mut held_out = HeldOut::default();
     for settings in &recipe.data.held_out {
         held_out

@@ -52,7 +52,7 @@ pub enum CollectionPart {
 
 impl External {
     /// What tells it from others before anything is read.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match &self.source {
             Source::File(path) | Source::Listing(path) => format!("{} {}", self.label, path.display()),
             Source::Collection { folder, split, part } => {
