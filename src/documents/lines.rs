@@ -191,7 +191,8 @@ fn line_or_fault(decoded: Result<Option<String>, LinesCodecError>) -> Option<Res
     }
 }
 
-fn with_progress(mut problem: Problem, report: &BulkReport) -> Problem {
+/// The problem with how many documents are durable all the same.
+pub(super) fn with_progress(mut problem: Problem, report: &BulkReport) -> Problem {
     let durable = report.created + report.updated;
     problem.detail = format!("{}; {durable} documents before that are durable", problem.detail);
     problem

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{BulkLines, BulkReport, DocumentLimits, Reached, store};
+use super::{BulkLines, BulkReport, DocumentLimits, Reached, lines::with_progress, store};
 use crate::{
     files::{self, Partial},
     http::{
@@ -188,12 +188,24 @@ impl Spool {
         }
         let file = tokio::fs::File::open(self.path(id)).await.map_err(|error| disk(&error))?;
         let mut lines = BulkLines::new(file, &self.limits, reached);
+        match self.ingest_lines(id, service, &mut lines).await {
+            Ok(()) => Ok(lines.reached().report.clone()),
+            Err(problem) => Err(with_progress(problem, &lines.reached().report)),
+        }
+    }
+
+    async fn ingest_lines(
+        &self,
+        id: &str,
+        service: &SearchService,
+        lines: &mut BulkLines<'_, tokio::fs::File>,
+    ) -> Result<(), Problem> {
         while let Some(documents) = lines.next().await? {
             lines.stored(patiently(|| store(service, documents.clone())).await?);
             self.note(id, lines.reached()).await?;
             self.progress.lock().current_report = Some(lines.reached().report.clone());
         }
-        Ok(lines.reached().report.clone())
+        Ok(())
     }
 
     fn reached(&self, id: &str) -> Reached {

@@ -85,16 +85,8 @@ impl LoadModels for ServerModels {
         let expander: Arc<dyn Expander> = match place.await?? {
             None => return Ok(None),
             Some(ExpanderPlace::Remote { url, model }) => {
-                let api_key = models.expander_api_key.clone();
-                let is_named = models.key_urls.iter().flatten().any(|named| *named == url);
-                anyhow::ensure!(
-                    api_key.is_none() || is_named,
-                    "{url} is not the language model's server that this server was started with, and its key \
-                     (--expander-api-key) is not sent elsewhere; start it with a --bundle or --expander that names this URL, or \
-                     without the key"
-                );
                 let options = OpenAiOptions {
-                    api_key,
+                    api_key: self.key_for(&url),
                     max_concurrency: models.expander_concurrency,
                     queue_capacity: models.expander_queue,
                     ..OpenAiOptions::new(&url, &model)
@@ -113,6 +105,20 @@ impl LoadModels for ServerModels {
 }
 
 impl ServerModels {
+    /// The key, if the flags name this server. A bundle that names another one is served without.
+    fn key_for(&self, url: &str) -> Option<String> {
+        let key = self.models.expander_api_key.clone()?;
+        let is_named = self.models.key_urls.iter().flatten().any(|named| named == url);
+        if !is_named {
+            tracing::warn!(
+                url,
+                "the key (--expander-api-key) is not sent to this language model's server, which no flag names; start with \
+                 --expander or --bundle that names this URL if it is to have it"
+            );
+        }
+        is_named.then_some(key)
+    }
+
     /// A language model in this process, by the engine that was chosen or fits.
     async fn in_process(&self, path: &Path, adapter: Option<&Path>) -> anyhow::Result<Arc<dyn Expander>> {
         let models = &self.models;
@@ -203,28 +209,26 @@ mod tests {
         Manifest::new("remote", "2026-01-01T00:00:00Z", encoder, Some(expander))
     }
 
-    #[tokio::test]
-    async fn the_key_goes_only_where_the_flags_say() {
+    #[test]
+    fn the_key_goes_only_where_the_flags_say() {
         let folder = tempfile::tempdir().unwrap();
         let (ours, theirs) = ("https://ours.example/v1", "https://theirs.example/v1");
         bundle::write(folder.path(), &mut bundle_of(ours)).unwrap();
         let folder_name = folder.path().to_str().unwrap();
-        let loads = async |flags: &[&str], url: &str| {
+        let loader = |flags: &[&str], known: Option<Vec<String>>| {
             let mut models = Flags::parse_from([&["expandr"], flags].concat()).models;
+            models.key_urls = known;
             models.key_urls = Some(key_urls(&models, Path::new("nowhere")));
-            let loader = ServerModels { models_dir: folder.path().to_owned(), models };
-            loader.expander(folder.path(), &bundle_of(url)).await.map(|_| ())
+            ServerModels { models_dir: folder.path().to_owned(), models }
         };
         for named in [["--expander", ours], ["--bundle", folder_name]] {
-            let with_key = [named[0], named[1], "--expander-api-key", "secret"];
-            loads(&with_key, ours).await.unwrap();
-            let error = loads(&with_key, theirs).await.unwrap_err().to_string();
-            assert!(error.contains(theirs) && error.contains("not sent elsewhere"), "{error}");
-            loads(&named, theirs).await.unwrap();
+            let with_key = loader(&[named[0], named[1], "--expander-api-key", "secret"], None);
+            assert_eq!(with_key.key_for(ours).as_deref(), Some("secret"), "{named:?}");
+            assert_eq!(with_key.key_for(theirs), None, "{named:?}");
+            assert_eq!(loader(&named, None).key_for(ours), None, "{named:?}");
         }
         // A job's own server serves the bundle in question, and has the list of the server that began it.
-        let mut models = Flags::parse_from(["expandr", "--bundle", folder_name]).models;
-        models.key_urls = Some(Vec::new());
-        assert!(key_urls(&models, Path::new("nowhere")).is_empty());
+        let of_a_job = ["--bundle", folder_name, "--expander-api-key", "secret"];
+        assert_eq!(loader(&of_a_job, Some(vec![theirs.into()])).key_for(ours), None);
     }
 }

@@ -141,8 +141,12 @@ impl Stage {
     /// Raised when the same settings and inputs give something else than before.
     pub(crate) fn version(self) -> u32 {
         match self {
+            // Pairs whose positive is a tested query are left out, too.
+            Self::Pairs => 2,
             // They search among the training part's passages, too.
             Self::Weight | Self::Gate => 2,
+            // Interval and effect size of the average are those of the average.
+            Self::Report => 2,
             _ => 1,
         }
     }

@@ -45,14 +45,18 @@ impl Run<'_> {
     /// What an adoption would do.
     pub(super) fn adoption(&self, id: NodeId) -> Status {
         let node = &self.graph.nodes[id];
-        let is_underway = work_folder(&self.folder, node).join(GIVEN).is_file();
-        match self.nothing_to_adopt(node).filter(|_| !is_underway) {
+        match self.nothing_to_adopt(node).filter(|_| !self.is_being_adopted(node)) {
             Some(why) => Status::Refused { why },
             None if node.work.inputs().iter().all(|input| self.done.contains_key(input)) => {
                 Status::Todo { why: "taken from elsewhere".into(), afresh: false }
             }
             None => self.waits(id),
         }
+    }
+
+    /// Whether an adoption was begun and has not come to its end.
+    pub(super) fn is_being_adopted(&self, node: &Node) -> bool {
+        work_folder(&self.folder, node).join(GIVEN).is_file()
     }
 
     /// Why a node's files can't be taken as they are: one is missing.

@@ -169,8 +169,10 @@ impl<'a> Run<'a> {
                     if afresh {
                         self.remove_outputs(id)?;
                     }
-                    if !self.reuse(id)? {
-                        self.execute(id, &why, false).await?;
+                    // An adoption that was interrupted, and that the user goes on with, is still one.
+                    let adopted = !afresh && self.is_being_adopted(&self.graph.nodes[id]);
+                    if adopted || !self.reuse(id)? {
+                        self.execute(id, &why, adopted).await?;
                     }
                 }
             }

@@ -111,7 +111,7 @@ impl Run<'_> {
         } else {
             Finding::Nothing
         };
-        let adopted = manifest.is_some_and(|manifest| manifest.adopted);
+        let adopted = manifest.is_some_and(|manifest| manifest.adopted) || self.is_being_adopted(&node);
         Ok(self.verdict(id, &node, &finding, adopted, inputs.is_some()))
     }
 

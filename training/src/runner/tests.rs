@@ -460,8 +460,13 @@ async fn files_made_elsewhere_are_taken() {
     other.steps.prompts_left.store(0, Ordering::SeqCst);
     other.run(&[], adopt(&[Stage::Candidates])).await.unwrap_err();
     other.steps.prompts_left.store(usize::MAX, Ordering::SeqCst);
-    other.run(&[], adopt(&[Stage::Candidates])).await.unwrap();
+    // Gone on with as any interrupted stage it is still an adoption, which other inputs don't take away.
+    let error = other.run(&more, only(&stages)).await.unwrap_err().to_string();
+    assert!(error.contains("--adopt candidates"), "{error}");
+    other.run(&[], only(&stages)).await.unwrap();
     assert_eq!(other.hashes("candidates"), bench.hashes("candidates"));
+    let manifest = Manifest::read(&other.path("stages/candidates.json")).unwrap().unwrap();
+    assert!(manifest.adopted);
 
     // An adapter of another trainer.
     bench.run(&[], only(&[Stage::Answers, Stage::Scores, Stage::Preferences])).await.unwrap();
