@@ -124,8 +124,8 @@ pub(super) fn exponentiate(scores: &mut [f32], inverse_sums: &mut [f32], scale: 
         type Output = ();
         #[inline(always)]
         fn run(self) {
-            let width = self.0.len() / self.1.len().max(1);
-            for (row, inverse) in self.0.chunks_exact_mut(width.max(1)).zip(self.1) {
+            let width = self.0.len() / self.1.len();
+            for (row, inverse) in self.0.chunks_exact_mut(width).zip(self.1) {
                 let max = maximum(row);
                 for value in row.iter_mut() {
                     *value = exp((*value - max) * self.2);
