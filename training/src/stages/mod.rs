@@ -97,16 +97,13 @@ pub(crate) fn adopt(context: &Context<'_>) -> Result<usize> {
 /// Whether the outputs of any other stage can be taken as they are.
 pub(crate) fn check(context: &Context<'_>) -> Result<()> {
     match context.node.stage() {
-        Stage::Pairs => check_training::<Pair>(context, 0, |pair| [&pair.query, &pair.positive]),
+        Stage::Pairs => check_training::<Pair>(context, |pair| [&pair.query, &pair.positive]),
         Stage::Preferences => {
             check_lines::<crate::preference::PreferenceLine>(&context.own(0))?;
             check_lines::<crate::preference::PreferenceLine>(&context.own(1))
         }
         Stage::Negatives => check_lines::<negatives::NegativesLine>(&context.own(0)),
-        Stage::Examples => {
-            check_training::<ExampleLine>(context, 0, |line| [&line.query, &line.positive])?;
-            check_training::<ExampleLine>(context, 1, |line| [&line.query, &line.positive])
-        }
+        Stage::Examples => check_training::<ExampleLine>(context, |line| [&line.query, &line.positive]),
         Stage::Vectors | Stage::Weight | Stage::Gate | Stage::Evaluation | Stage::Report => {
             Err(crate::Error::Stage {
                 stage: context.name.to_owned(),
@@ -121,21 +118,22 @@ fn check_lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<()> {
     crate::folder::JsonLines::<T>::open(path)?.try_for_each(|line| line.map(|_| ()))
 }
 
-/// Whether the n-th output can be read, and none of its queries is one that is tested on.
+/// Whether all outputs can be read, and neither side of a line is a query that is tested on.
 fn check_training<T: serde::de::DeserializeOwned>(
     context: &Context<'_>,
-    index: usize,
     sides: impl Fn(&T) -> [&str; 2],
 ) -> Result<()> {
     let held_out = pairs::held_out(context.recipe)?;
-    let path = context.own(index);
-    for line in crate::folder::JsonLines::<T>::open(&path)? {
-        let line = line?;
-        if let Some(query) = sides(&line).into_iter().find(|text| held_out.contains(text)) {
-            return Err(crate::Error::Input(format!(
-                "{}: query {query:?} is one of the evaluation or of `data.held_out`; remove its lines",
-                path.display()
-            )));
+    for index in 0..context.node.stage().outputs().len() {
+        let path = context.own(index);
+        for line in crate::folder::JsonLines::<T>::open(&path)? {
+            let line = line?;
+            if let Some(query) = sides(&line).into_iter().find(|text| held_out.contains(text)) {
+                return Err(crate::Error::Input(format!(
+                    "{}: query {query:?} is one of the evaluation or of `data.held_out`; remove its lines",
+                    path.display()
+                )));
+            }
         }
     }
     Ok(())
