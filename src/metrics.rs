@@ -334,3 +334,23 @@ impl Metrics {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invented_methods_are_one_label() {
+        let metrics = Metrics::new().unwrap();
+        for method in ["GET", "X1", "X2", "get"] {
+            metrics.observe_http(method, "/livez", 405, Duration::ZERO);
+        }
+        let text = metrics.render().unwrap();
+        let counts = text.lines().filter(|line| line.contains("_count{") && line.contains("/livez"));
+        let mut counts: Vec<(bool, &str)> = counts
+            .map(|line| (line.contains("method=\"other\""), line.rsplit(' ').next().unwrap()))
+            .collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [(false, "1"), (true, "3")], "{text}");
+    }
+}

@@ -336,7 +336,10 @@ fn check_metric(metric: &str, pointer: &str, errors: &mut Vec<FieldError>) {
     match metric.parse::<Metric>() {
         Err(error) => errors.push(wrong(pointer, error.to_string())),
         Ok(Metric { cut: Some(cut), .. }) if cut > MAX_TOP_K => {
-            errors.push(wrong(pointer, format!("looks at {cut} hits, and a search has {MAX_TOP_K} at most")));
+            errors.push(wrong(
+                pointer,
+                format!("looks at {cut} hits, and a search has {MAX_TOP_K} at most; name a smaller cut"),
+            ));
         }
         Ok(_) => {}
     }

@@ -116,20 +116,12 @@ fn gate_beside(models_dir: &Path, expander: Option<&ExpanderPart>) -> anyhow::Re
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
     use expandr_models::testing::tiny_bert;
 
     use super::*;
 
-    #[derive(Parser)]
-    struct Flags {
-        #[command(flatten)]
-        models: Models,
-    }
-
     fn describe(store: &Path, flags: &[&str]) -> anyhow::Result<(Configured, Manifest)> {
-        let flags = Flags::try_parse_from(["expandr"].iter().chain(flags))?;
-        let configured = configured(store, &flags.models)?;
+        let configured = configured(store, &Models::of_flags(flags)?)?;
         let ConfiguredModels::Models(manifest, _) = &configured.models else { anyhow::bail!("a bundle") };
         let manifest = Manifest::clone(manifest);
         Ok((configured, manifest))

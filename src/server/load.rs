@@ -191,16 +191,9 @@ fn use_batched(path: &Path, models: &Models) -> anyhow::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
     use expandr_models::bundle::EncoderPart;
 
     use super::*;
-
-    #[derive(Parser)]
-    struct Flags {
-        #[command(flatten)]
-        models: Models,
-    }
 
     fn bundle_of(url: &str) -> Manifest {
         let encoder = EncoderPart { model: "all-minilm-l6-v2".into(), adapter: None };
@@ -216,7 +209,7 @@ mod tests {
         bundle::write(folder.path(), &mut bundle_of(ours)).unwrap();
         let folder_name = folder.path().to_str().unwrap();
         let loader = |flags: &[&str], known: Option<Vec<String>>| {
-            let mut models = Flags::parse_from([&["expandr"], flags].concat()).models;
+            let mut models = Models::of_flags(flags).unwrap();
             models.key_urls = known;
             models.key_urls = Some(key_urls(&models, Path::new("nowhere")));
             ServerModels { models_dir: folder.path().to_owned(), models }

@@ -112,6 +112,20 @@ pub struct Models {
     pub encoder_queue: usize,
 }
 
+#[cfg(test)]
+impl Models {
+    /// As a command line gives them.
+    pub(super) fn of_flags(flags: &[&str]) -> Result<Self, clap::Error> {
+        #[derive(clap::Parser)]
+        struct Flags {
+            #[command(flatten)]
+            models: Models,
+        }
+        let line = ["expandr"].iter().chain(flags);
+        Ok(<Flags as clap::Parser>::try_parse_from(line)?.models)
+    }
+}
+
 /// What runs the language model in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum ExpanderEngine {

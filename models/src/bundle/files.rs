@@ -161,6 +161,15 @@ mod tests {
         prove(folder, manifest).unwrap_err().to_string()
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn the_manifest_is_as_readable_as_the_other_files() {
+        use std::os::unix::fs::PermissionsExt;
+        let (folder, _) = bundle();
+        let mode = |name: &str| fs_err::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode(BUNDLE_FILE), mode("recipe.toml"));
+    }
+
     #[test]
     fn what_is_written_is_read_and_proved_wherever_it_is_copied() {
         let (folder, manifest) = bundle();
