@@ -36,7 +36,7 @@ def main() -> int:
     expected = json.loads(options.expected.read_text(encoding="utf-8"))
     search = dict(expected["settings"]["search"])
     search.pop("top_k")
-    endpoint = Endpoint(options.endpoint, search=search, api_key=os.environ.get("EXPANDR_API_KEY"))
+    endpoint = Endpoint(options.endpoint, search=search, api_key=os.environ.get("EXPANDR_KEY"))
     bundle = endpoint.info()["bundle"]["id"]
     if bundle != expected["bundle"]:
         print(f"{options.endpoint} serves {bundle}, {options.expected} is of {expected['bundle']}: evaluate it again")

@@ -122,6 +122,11 @@ impl Error {
         Self::Store(Arc::new(error.into()))
     }
 
+    /// Whether the disk failed under the store.
+    pub(crate) fn is_of_the_disk(&self) -> bool {
+        matches!(self, Self::Store(error) if matches!(**error, redb::Error::Io(_) | redb::Error::PreviousIo))
+    }
+
     pub(crate) fn open(error: redb::DatabaseError, dir: &Path) -> Self {
         match error {
             redb::DatabaseError::DatabaseAlreadyOpen => Self::InUse(dir.to_owned()),

@@ -54,6 +54,8 @@ pub(crate) struct Core {
     pub(crate) saved: Mutex<Option<Saved>>,
     /// Documents added or removed in the graph since it was saved.
     pub(crate) unsaved_changes: AtomicU64,
+    /// How often what searches see has changed.
+    pub(crate) version: AtomicU64,
     pub(crate) closed: AtomicBool,
     pub(crate) worker_must_stop: Mutex<bool>,
     pub(crate) worker_wakes: Condvar,
@@ -181,6 +183,17 @@ impl Index {
     /// Whether there is no document.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How often documents have been changed since it was opened: a search that gave some hits before may give others when
+    /// this has grown.
+    pub fn version(&self) -> u64 {
+        self.core.version.load(Ordering::Acquire)
+    }
+
+    /// Whether the disk failed under the store, after which it neither writes nor reads until it is opened anew.
+    pub fn has_failed(&self) -> bool {
+        self.core.store.has_failed()
     }
 
     /// The settings that it was opened with.

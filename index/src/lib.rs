@@ -45,7 +45,7 @@ pub use index::{GraphStats, Index, IndexStats, LexicalStats, SnapshotStats};
 pub use lexical::Bm25;
 pub use recovery::Recovery;
 pub use search::{How, LexicalOutcome, LexicalRequest, MAX_TOP_K, SearchMode, SearchOutcome, SearchRequest};
-pub use store::{StoreInfo, StoredDocument, inspect};
+pub use store::{StoreInfo, StoredDocument, clear_unfinished, inspect};
 pub use vector::{F16_NORM_RANGE, Hit, NORM_RANGE};
 pub use vector_index::{Allow, Image, VectorIndex};
 pub use writer::UpsertOutcome;

@@ -88,6 +88,7 @@ pub(crate) fn open(dir: &Path, config: IndexConfig) -> Result<Core> {
         unsaved_changes: AtomicU64::new(0),
         closed: AtomicBool::new(false),
         worker_must_stop: Mutex::new(false),
+        version: AtomicU64::new(0),
         worker_wakes: Condvar::new(),
         recovery: Recovery::Nothing,
         lexical_recovery: None,

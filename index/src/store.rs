@@ -17,7 +17,9 @@
 //! A key is a `u64` that grows and is never used twice: a changed document gets a new one. So two sets of keys say
 //! everything about how a graph snapshot differs from the store.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
@@ -38,6 +40,8 @@ const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 /// Version of the tables above.
 const FORMAT: u32 = 1;
 const FILE_NAME: &str = "documents.redb";
+/// Bytes of redb's mark at the beginning of its files.
+const REDB_MARK_BYTES: u64 = 9;
 
 /// A document that passed validation, ready to be written.
 pub(crate) struct Prepared {
@@ -84,7 +88,7 @@ pub struct StoreInfo {
 /// It is open elsewhere, can't be read, or contradicts itself.
 pub fn inspect(dir: &Path) -> Result<Option<StoreInfo>> {
     let path = dir.join(FILE_NAME);
-    if !path.exists() {
+    if !path.exists() || is_unfinished(&fs_err::File::open(&path)?)? {
         return Ok(None);
     }
     let database = Database::builder().open(&path).map_err(|error| Error::open(error, dir))?;
@@ -105,8 +109,31 @@ pub fn inspect(dir: &Path) -> Result<Option<StoreInfo>> {
     Ok(Some(StoreInfo { encoder_id, dimension, documents: ids.len().map_err(Error::store)? }))
 }
 
+/// Makes way for a new database where the making of one was cut off, by a kill or a full disk: redb writes the first bytes
+/// of its file last, and refuses a file without them.
+///
+/// # Errors
+/// When the file can't be read or emptied.
+pub fn clear_unfinished(path: &Path) -> Result<()> {
+    let Ok(file) = fs_err::OpenOptions::new().read(true).write(true).open(path) else { return Ok(()) };
+    // Whoever has it open is making it.
+    if file.file().try_lock().is_ok() && is_unfinished(&file)? {
+        file.set_len(0)?;
+    }
+    Ok(())
+}
+
+/// Whether nothing but zeros stand where redb's mark belongs.
+fn is_unfinished(file: &fs_err::File) -> Result<bool> {
+    let mut start = Vec::new();
+    file.take(REDB_MARK_BYTES).read_to_end(&mut start)?;
+    Ok(start.iter().all(|byte| *byte == 0))
+}
+
 pub(crate) struct Store {
     database: Database,
+    /// Whether a read or write of the disk failed.
+    failed: AtomicBool,
     path: PathBuf,
     dimension: usize,
     id: String,
@@ -128,6 +155,7 @@ impl Store {
         fs_err::create_dir_all(dir)?;
         let path = dir.join(FILE_NAME);
         let is_new = !path.exists();
+        clear_unfinished(&path)?;
         let mut builder = Database::builder();
         builder.set_cache_size(config.cache_bytes);
         let database = builder.create(&path).map_err(|error| Error::open(error, dir))?;
@@ -135,7 +163,12 @@ impl Store {
             crate::snapshot::sync_directory(&path)?;
         }
         let id = tie(&database, dir, &path, config)?;
-        Ok(Self { database, path, dimension: config.dimension, id })
+        Ok(Self { database, failed: AtomicBool::new(false), path, dimension: config.dimension, id })
+    }
+
+    /// Whether the disk failed, after which the store neither writes nor reads until it is opened anew.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
 
     /// Random name of this store; a snapshot carries it.
@@ -235,6 +268,14 @@ impl Store {
         &self,
         work: impl FnOnce(&mut Tables<'_>) -> Result<R>,
     ) -> Result<(R, Vec<Change>)> {
+        let outcome = self.transaction(work);
+        if outcome.as_ref().is_err_and(Error::is_of_the_disk) {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        outcome
+    }
+
+    fn transaction<R>(&self, work: impl FnOnce(&mut Tables<'_>) -> Result<R>) -> Result<(R, Vec<Change>)> {
         let mut transaction = self.database.begin_write().map_err(Error::store)?;
         transaction.set_durability(Durability::Immediate).map_err(Error::store)?;
         let (outcome, changes) = {

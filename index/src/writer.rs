@@ -178,6 +178,7 @@ impl Core {
                 }
             }
         }
+        self.version.fetch_add(1, Ordering::AcqRel);
         self.write_lexical(changes);
         graph.remove(&removed.into_iter().collect::<Vec<_>>());
         self.unsaved_changes.fetch_add(changes.len() as u64, Ordering::AcqRel);

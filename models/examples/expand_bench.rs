@@ -1,6 +1,6 @@
 //! How fast an expander writes and how much memory it keeps.
 //!
-//!     cargo run --release --example expand_bench -- <checkpoint> [batched|mistralrs] [--threads N]
+//!     cargo run --release -p expandr-models --example expand_bench -- <checkpoint> [batched|mistralrs] [--threads N]
 //!         [--precision exact|bf16|q8] [--soak]
 //!
 //! Prints the time to the first token and tokens a second for 1, 8 and 32 requests at once, how fast prompts are read, and

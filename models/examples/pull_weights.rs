@@ -1,4 +1,4 @@
-//! Fills a store with the default weights: `cargo run --release --example pull_weights [store]`.
+//! Fills a store with the default weights: `cargo run --release -p expandr-models --example pull_weights [store]`.
 
 use std::path::PathBuf;
 

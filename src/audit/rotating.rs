@@ -43,12 +43,18 @@ impl Rotating {
         if self.bytes > 0 && self.bytes + line.len() as u64 + 1 > self.limit_bytes {
             self.rotate()?;
         }
-        self.file.write_all(format!("{line}\n").as_bytes())?;
+        if let Err(error) = self.file.write_all(format!("{line}\n").as_bytes()) {
+            self.file.set_len(self.bytes)?; // half a line would spoil the next one
+            return Err(error);
+        }
         self.bytes += line.len() as u64 + 1;
         self.file.sync_all()
     }
 
     fn rotate(&mut self) -> std::io::Result<()> {
+        // Opened before anything is moved or removed, for that may fail.
+        let next = self.path.with_extension("next");
+        let file = files::append(&next)?;
         let oldest = numbered(&self.path, KEPT);
         if oldest.exists() {
             fs_err::remove_file(&oldest)?;
@@ -59,8 +65,11 @@ impl Rotating {
                 fs_err::rename(&from, numbered(&self.path, number + 1))?;
             }
         }
-        fs_err::rename(&self.path, numbered(&self.path, 1))?;
-        self.file = files::append(&self.path)?;
+        if self.path.exists() {
+            fs_err::rename(&self.path, numbered(&self.path, 1))?;
+        }
+        fs_err::rename(&next, &self.path)?;
+        self.file = file;
         self.bytes = 0;
         files::sync_folder_of(&self.path)
     }
@@ -75,11 +84,12 @@ impl Rotating {
                 break;
             }
             let mut lines = VecDeque::with_capacity(wanted.min(1024));
-            for line in BufReader::new(fs_err::File::open(path)?).lines() {
+            for line in BufReader::new(fs_err::File::open(path)?).split(b'\n') {
                 if lines.len() == wanted {
                     lines.pop_front();
                 }
-                lines.push_back(line?);
+                // A line that was cut within a character is no reason to hide the others.
+                lines.push_back(String::from_utf8_lossy(&line?).into_owned());
             }
             found.extend(lines.into_iter().rev());
         }
@@ -125,5 +135,35 @@ mod tests {
         file.write("{\"next\":1}").unwrap();
         assert_eq!(file.last(1).unwrap(), ["{\"next\":1}"]);
         assert_eq!(fs_err::read_to_string(&path).unwrap().lines().count(), 3);
+    }
+
+    #[test]
+    fn a_line_cut_within_a_character_does_not_hide_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.ndjson");
+        let mut torn = "{\"name\":\"caf\u{e9}".to_owned().into_bytes();
+        torn.pop();
+        fs_err::write(&path, torn).unwrap();
+        let mut file = Rotating::open(&path, 1000).unwrap();
+        file.write("{\"next\":1}").unwrap();
+        assert_eq!(file.last(1).unwrap(), ["{\"next\":1}"]);
+        assert_eq!(file.last(10).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_rotation_that_fails_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.ndjson");
+        let mut file = Rotating::open(&path, 60).unwrap();
+        let line = |i: usize| format!("line {i:04} {}", "x".repeat(40));
+        (0..4).for_each(|i| file.write(&line(i)).unwrap());
+        // In the way of the new file.
+        let next = path.with_extension("next");
+        fs_err::create_dir(&next).unwrap();
+        (0..20).for_each(|_| assert!(file.write(&line(9)).is_err()));
+        assert_eq!(file.last(100).unwrap(), [line(3), line(2), line(1), line(0)]);
+        fs_err::remove_dir(&next).unwrap();
+        file.write(&line(4)).unwrap();
+        assert_eq!(file.last(2).unwrap(), [line(4), line(3)]);
     }
 }

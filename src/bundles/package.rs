@@ -1,6 +1,9 @@
 //! From a run folder of `expandr train` to a bundle's folder.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use expandr_models::{
@@ -10,7 +13,7 @@ use expandr_models::{
     trainable::{ADAPTER_FILES, NewFolder},
     weights::sha256_of_file,
 };
-use expandr_training::{QueryWeight, Recipe};
+use expandr_training::{QueryWeight, Recipe, Stage, finished_stages};
 use serde_json::{Value, json};
 
 use super::now;
@@ -34,74 +37,97 @@ pub struct PackageFacts {
 
 /// Makes a bundle of a finished run: the folder `out`, which appears whole or not at all and replaces one that is there.
 ///
-/// The encoder is the trained one (`encoder/`; its adapter alone where it was trained with one beside a model that the recipe
+/// What is taken is what the recipe's stages have left; files of an earlier recipe stay where they are. The encoder is the trained one (`encoder/`; its adapter alone where it was trained with one beside a model that the recipe
 /// names), else the one that the recipe names. The expander is the base model that the
 /// recipe names with the run's adapter beside it; where that was trained on another model than the named one (after a
-/// warm-up), the merged model. `gate.json` comes along, the query's weight in the report becomes the default, and the recipe's
+/// warm-up), the merged model. `gate.json` comes along, and the report if it is of these models; the query's weight in the report becomes the default, and the recipe's
 /// way of writing expansions the default way. Names in the recipe that are paths of this machine become absolute.
 ///
 /// # Errors
-/// When `run` is no finished run, or the disk fails.
+/// When `run` is no finished run ([`finished_stages`]), or the disk fails.
 pub fn package(run: &Path, out: &Path, facts: PackageFacts) -> anyhow::Result<Manifest> {
-    let recipe_path = run.join(RECIPE);
-    let recipe = Recipe::load(&recipe_path, &[])
+    let recipe = Recipe::load(&run.join(RECIPE), &[])
         .with_context(|| format!("{}: not the folder of a training run", run.display()))?;
+    let stages = finished_stages(run, &recipe).with_context(|| {
+        format!("{}: the run is not finished, so there is no bundle of it", run.display())
+    })?;
+    assemble(&Finished { run, recipe: &recipe, stages }, out, facts)
+}
+
+/// A run that makes a bundle.
+struct Finished<'a> {
+    run: &'a Path,
+    recipe: &'a Recipe,
+    /// What it has done.
+    stages: BTreeSet<Stage>,
+}
+
+impl Finished<'_> {
+    fn has(&self, stage: Stage) -> bool {
+        self.stages.contains(&stage)
+    }
+}
+
+fn assemble(finished: &Finished<'_>, out: &Path, facts: PackageFacts) -> anyhow::Result<Manifest> {
+    let Finished { run, recipe, .. } = finished;
     let new = NewFolder::create(out)?;
     let folder = new.path();
-    let encoder = encoder(run, &recipe, folder)?;
-    let expander = expander(run, &recipe, folder)?;
+    let encoder = encoder(finished, folder)?;
+    let expander = expander(finished, folder)?;
     let name = facts.name.or_else(|| Some(run.file_name()?.to_string_lossy().into_owned()));
     let name = name.context("the bundle needs a name; give one with --name")?;
     let mut manifest = Manifest::new(&name, &now(), encoder, Some(expander));
     manifest.parents = facts.parents;
     manifest.prompt = Some(recipe.expander.prompt.clone()).filter(|prompt| prompt != Q2D);
-    manifest.defaults = Defaults { expansion: facts.expansion, ..defaults(run, &recipe)? };
-    if run.join(GATE_FILE).is_file() {
+    manifest.defaults = Defaults { expansion: facts.expansion, ..defaults(run, recipe)? };
+    if finished.has(Stage::Gate) {
         fs_err::copy(run.join(GATE_FILE), folder.join(GATE_FILE))?;
         manifest.gate = Some(GATE_FILE.into());
     }
-    if run.join(REPORT).is_file() {
+    if finished.has(Stage::Report) {
         fs_err::copy(run.join(REPORT), folder.join(REPORT))?;
     }
-    fs_err::copy(&recipe_path, folder.join(RECIPE))?;
+    fs_err::copy(run.join(RECIPE), folder.join(RECIPE))?;
     manifest.recipe = Some(RECIPE.into());
     for file in DATA {
         if run.join(file).is_file() {
             manifest.data.insert(file.into(), sha256_of_file(&run.join(file))?);
         }
     }
-    manifest.evaluation = evaluation(run)?;
+    manifest.evaluation = if finished.has(Stage::Report) { evaluation(run)? } else { None };
     bundle::write(folder, &mut manifest)?;
     new.finish()?;
     Ok(manifest)
 }
 
-fn encoder(run: &Path, recipe: &Recipe, folder: &Path) -> anyhow::Result<EncoderPart> {
+fn encoder(finished: &Finished<'_>, folder: &Path) -> anyhow::Result<EncoderPart> {
+    let Finished { run, recipe, .. } = finished;
     let adapter = run.join("encoder").join("adapter");
-    if recipe.encoder.layers.is_none() && has_adapter(&adapter) {
+    if finished.has(Stage::Contrastive) && recipe.encoder.layers.is_none() && has_adapter(&adapter) {
         copy_adapter(&adapter, &folder.join("encoder-adapter"))?;
         let adapter = Some("encoder-adapter".into());
         return Ok(EncoderPart { model: named(&recipe.encoder.model)?, adapter });
     }
-    for trained in ["encoder", "base-encoder"] {
-        if run.join(trained).join("config.json").is_file() {
-            copy_tree(&run.join(trained), &folder.join("encoder"))?;
+    for (stage, made) in [(Stage::Contrastive, "encoder"), (Stage::BaseEncoder, "base-encoder")] {
+        if finished.has(stage) {
+            copy_tree(&run.join(made), &folder.join("encoder"))?;
             return Ok(EncoderPart { model: "encoder".into(), adapter: None });
         }
     }
     Ok(EncoderPart { model: named(&recipe.encoder.model)?, adapter: None })
 }
 
-fn expander(run: &Path, recipe: &Recipe, folder: &Path) -> anyhow::Result<ExpanderPart> {
+fn expander(finished: &Finished<'_>, folder: &Path) -> anyhow::Result<ExpanderPart> {
+    let Finished { run, recipe, .. } = finished;
     let adapter = run.join("adapter");
     let base = named(&recipe.expander.model)?;
-    if has_adapter(&adapter) && !recipe.warm_up.enabled {
+    if finished.has(Stage::Dpo) && has_adapter(&adapter) && !recipe.warm_up.enabled {
         copy_adapter(&adapter, &folder.join("expander-adapter"))?;
         let adapter = Some("expander-adapter".into());
         return Ok(ExpanderPart { model: base, adapter, remote_model: None });
     }
-    for made in ["expander", "warm-expander"] {
-        if run.join(made).join("config.json").is_file() {
+    for (stage, made) in [(Stage::Merge, "expander"), (Stage::WarmExpander, "warm-expander")] {
+        if finished.has(stage) {
             copy_tree(&run.join(made), &folder.join("expander"))?;
             return Ok(ExpanderPart { model: "expander".into(), adapter: None, remote_model: None });
         }
@@ -225,7 +251,15 @@ mod tests {
         let report = r#"{"recipe": {}, "comparisons": [], "rows": [{"name": "expandr", "average": {"ndcg@10": 0.5},
             "collections": [{"name": "c", "mean": {"ndcg@10": 0.5}, "queries": {"ndcg@10": {"q": 1}}}]}]}"#;
         write(run.path(), "report.json", report);
+        write(run.path(), "report.md", "| row |");
         run
+    }
+
+    /// The bundle of a run that has done all that the recipe asks for.
+    fn bundle_of(run: &tempfile::TempDir, out: &Path, facts: PackageFacts) -> Manifest {
+        let recipe = Recipe::load(&run.path().join(RECIPE), &[]).unwrap();
+        let stages = [Stage::Dpo, Stage::Merge, Stage::Contrastive, Stage::Weight, Stage::Report];
+        assemble(&Finished { run: run.path(), recipe: &recipe, stages: stages.into() }, out, facts).unwrap()
     }
 
     const RECIPE_TEXT: &str = "[expander]\nmodel = \"small\"\nprompt = \"Answer: {}\"\n[encoder]\nmodel = \"mini\"\n\
@@ -239,7 +273,7 @@ mod tests {
         let out = out.path().join("bundle");
         let expansion = Some(ExpansionDefault::Off);
         let facts = PackageFacts { name: Some("first".into()), parents: vec!["bundle-1".into()], expansion };
-        let manifest = package(run.path(), &out, facts).unwrap();
+        let manifest = bundle_of(&run, &out, facts);
         assert_eq!(bundle::read(&out).unwrap(), manifest);
         bundle::prove(&out, &manifest).unwrap();
         assert_eq!(manifest.encoder.model, "encoder");
@@ -273,7 +307,7 @@ mod tests {
             write(run.path(), &format!("encoder/adapter/{file}"), "{}");
         }
         let out = tempfile::tempdir().unwrap();
-        let manifest = package(run.path(), &out.path().join("b"), PackageFacts::default()).unwrap();
+        let manifest = bundle_of(&run, &out.path().join("b"), PackageFacts::default());
         assert_eq!(
             (manifest.encoder.model.as_str(), manifest.encoder.adapter.as_deref()),
             ("mini", Some("encoder-adapter"))
@@ -281,7 +315,7 @@ mod tests {
         assert!(!manifest.files.keys().any(|file| file.starts_with("encoder/")), "{:?}", manifest.files);
         // Beside the first layers of a model, which nothing but the run has, it would be of no use.
         write(run.path(), "recipe.toml", &RECIPE_TEXT.replace("\"mini\"", "\"mini\"\nlayers = 2"));
-        let manifest = package(run.path(), &out.path().join("c"), PackageFacts::default()).unwrap();
+        let manifest = bundle_of(&run, &out.path().join("c"), PackageFacts::default());
         assert_eq!((manifest.encoder.model.as_str(), manifest.encoder.adapter), ("encoder", None));
     }
 
@@ -289,7 +323,7 @@ mod tests {
     fn after_a_warm_up_the_merged_model_comes_along() {
         let run = run(&format!("{RECIPE_TEXT}[warm_up]\nenabled = true\n"));
         let out = tempfile::tempdir().unwrap();
-        let manifest = package(run.path(), &out.path().join("b"), PackageFacts::default()).unwrap();
+        let manifest = bundle_of(&run, &out.path().join("b"), PackageFacts::default());
         let expander = manifest.expander.unwrap();
         assert_eq!((expander.model.as_str(), expander.adapter), ("expander", None));
         assert!(manifest.files.contains_key("expander/config.json"));
@@ -299,7 +333,7 @@ mod tests {
     fn a_weight_that_the_recipe_names_is_served() {
         let run = run(&RECIPE_TEXT.replace("\"dev\"", "0.8"));
         let out = tempfile::tempdir().unwrap();
-        let manifest = package(run.path(), &out.path().join("b"), PackageFacts::default()).unwrap();
+        let manifest = bundle_of(&run, &out.path().join("b"), PackageFacts::default());
         assert_eq!(manifest.defaults.query_weight, Some(0.8), "and not the one of a weight.json from before");
     }
 
@@ -308,6 +342,25 @@ mod tests {
         let (run, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let error = package(run.path(), &out.path().join("b"), PackageFacts::default()).unwrap_err();
         assert!(error.to_string().contains("not the folder of a training run"), "{error:#}");
+        write(run.path(), "recipe.toml", RECIPE_TEXT);
+        let error = package(run.path(), &out.path().join("b"), PackageFacts::default()).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("not finished") && format!("{error:#}").contains("pairs"),
+            "{error:#}"
+        );
         assert_eq!(fs_err::read_dir(out.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn files_of_stages_that_the_recipe_does_not_have_are_left_out() {
+        let run = run(RECIPE_TEXT);
+        write(run.path(), GATE_FILE, "{}");
+        let recipe = Recipe::load(&run.path().join(RECIPE), &[]).unwrap();
+        let finished = Finished { run: run.path(), recipe: &recipe, stages: [Stage::Dpo].into() };
+        let out = tempfile::tempdir().unwrap();
+        let manifest = assemble(&finished, &out.path().join("b"), PackageFacts::default()).unwrap();
+        assert_eq!((manifest.encoder.model.as_str(), manifest.encoder.adapter), ("mini", None));
+        assert_eq!((manifest.gate, manifest.evaluation), (None, None));
+        assert!(!manifest.files.contains_key("report.md"), "{:?}", manifest.files);
     }
 }

@@ -63,7 +63,14 @@ impl DocumentInput {
             );
             return Err(wrong("text", detail));
         }
-        Ok(Document { id: self.id, title, text: self.text, metadata })
+        let document = Document { id: self.id, title, text: self.text, metadata };
+        // What the index itself would refuse, with all that came beside it.
+        let refused = |error: expandr_index::Error| FieldError {
+            pointer: pointer.to_owned(),
+            detail: error.to_string(),
+        };
+        document.validate().map_err(refused)?;
+        Ok(document)
     }
 }
 
@@ -81,6 +88,16 @@ mod tests {
     fn beir_lines_are_documents() {
         let document = check(r#"{"_id":"4983","title":"T","text":"x","metadata":{}}"#).unwrap();
         assert_eq!((document.id.as_str(), document.title.as_str()), ("4983", "T"));
+    }
+
+    #[test]
+    fn what_the_index_would_refuse_is_refused_before() {
+        let deep = format!("{}{}", "[".repeat(20), "]".repeat(20));
+        let error = check(&format!(r#"{{"id":"a","text":"x","metadata":{{"m":{deep}}}}}"#)).unwrap_err();
+        assert!(
+            error.pointer == "/documents/0" && error.detail.contains("metadata is nested deeper"),
+            "{error:?}"
+        );
     }
 
     #[test]

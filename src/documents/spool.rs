@@ -201,7 +201,10 @@ impl Spool {
         lines: &mut BulkLines<'_, tokio::fs::File>,
     ) -> Result<(), Problem> {
         while let Some(documents) = lines.next().await? {
-            lines.stored(patiently(|| store(service, documents.clone())).await?);
+            lines.stored(
+                patiently(|| store(service, documents.clone()), || service.bundle().index.has_failed())
+                    .await?,
+            );
             self.note(id, lines.reached()).await?;
             self.progress.lock().current_report = Some(lines.reached().report.clone());
         }
@@ -221,11 +224,16 @@ impl Spool {
     /// Writes down how far a body is.
     async fn note(&self, id: &str, reached: &Reached) -> Result<(), Problem> {
         let text = serde_json::to_vec(reached).unwrap_or_default();
-        patiently(|| {
-            let (path, text) = (self.reached_path(id), text.clone());
-            let written = tokio::task::spawn_blocking(move || files::write_whole(&path, &text));
-            async { written.await.map_err(std::io::Error::other).and_then(|done| done).map_err(|e| disk(&e)) }
-        })
+        patiently(
+            || {
+                let (path, text) = (self.reached_path(id), text.clone());
+                let written = tokio::task::spawn_blocking(move || files::write_whole(&path, &text));
+                async {
+                    written.await.map_err(std::io::Error::other).and_then(|done| done).map_err(|e| disk(&e))
+                }
+            },
+            || false,
+        )
         .await
     }
 
@@ -261,8 +269,12 @@ impl Spool {
     }
 }
 
-/// Tries again what may pass: an encoder without a place as long as it takes, anything else [`RETRIES`] times.
-async fn patiently<T, F: Future<Output = Result<T, Problem>>>(attempt: impl Fn() -> F) -> Result<T, Problem> {
+/// Tries again what may pass: an encoder without a place as long as it takes, what only a restart mends (`needs_restart`)
+/// until then, anything else [`RETRIES`] times.
+async fn patiently<T, F: Future<Output = Result<T, Problem>>>(
+    attempt: impl Fn() -> F,
+    needs_restart: impl Fn() -> bool,
+) -> Result<T, Problem> {
     let mut pause = FIRST_PAUSE;
     let mut failures = 0;
     loop {
@@ -272,6 +284,7 @@ async fn patiently<T, F: Future<Output = Result<T, Problem>>>(attempt: impl Fn()
         };
         match problem.code {
             Code::Overloaded => tokio::time::sleep(FIRST_PAUSE).await,
+            Code::Internal | Code::Unavailable if needs_restart() => tokio::time::sleep(LONGEST_PAUSE).await,
             Code::Internal | Code::Unavailable if failures < RETRIES => {
                 failures += 1;
                 tracing::warn!(detail = %problem.detail, ?pause, "a queued bulk body is tried again");

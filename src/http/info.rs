@@ -151,14 +151,22 @@ pub(super) async fn info(State(state): State<Arc<AppState>>) -> Response {
     Json(info).into_response()
 }
 
-/// The process runs and answers.
-pub(super) async fn livez() -> &'static str {
-    "ok\n"
+/// The process runs and answers, and is better left alone.
+pub(super) async fn livez(State(state): State<Arc<AppState>>) -> Result<&'static str, Problem> {
+    if state.store_failed() { Err(store_failed()) } else { Ok("ok\n") }
+}
+
+fn store_failed() -> Problem {
+    let detail = "the disk failed under the documents, and they are not written and hardly read any more; see that it has room and \
+                  is well, then restart the server";
+    Problem::new(Code::Unavailable, detail)
 }
 
 /// The server takes traffic: models are loaded, the index is open, no shutdown has begun.
 pub(super) async fn readyz(State(state): State<Arc<AppState>>) -> Result<&'static str, Problem> {
-    if state.ready() {
+    if state.store_failed() {
+        Err(store_failed())
+    } else if state.ready() {
         Ok("ok\n")
     } else {
         Err(Problem::new(Code::Unavailable, "the server is shutting down"))
@@ -168,7 +176,7 @@ pub(super) async fn readyz(State(state): State<Arc<AppState>>) -> Result<&'stati
 /// A few figures of health.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Health {
-    /// `ok` or `draining`.
+    /// `ok`, `draining`, or `failed`: the disk failed under the documents, restart the server.
     status: &'static str,
     /// The bundle that answers.
     bundle: String,
@@ -184,7 +192,11 @@ pub(super) async fn health(State(state): State<Arc<AppState>>) -> Response {
     let ready = state.ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = Health {
-        status: if ready { "ok" } else { "draining" },
+        status: match state.store_failed() {
+            true => "failed",
+            false if ready => "ok",
+            false => "draining",
+        },
         bundle: bundle.id.to_string(),
         documents: bundle.index.stats().documents,
         expander: bundle.expander.is_some(),

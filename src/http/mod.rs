@@ -136,7 +136,12 @@ impl AppState {
 
     /// Whether the server takes traffic.
     pub fn ready(&self) -> bool {
-        !self.draining.load(Ordering::Relaxed)
+        !self.draining.load(Ordering::Relaxed) && !self.store_failed()
+    }
+
+    /// Whether the disk failed under the documents, so that only a restart helps.
+    pub fn store_failed(&self) -> bool {
+        self.service.bundle().index.has_failed()
     }
 }
 

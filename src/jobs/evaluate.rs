@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     attempt::{Attempt, Broken},
-    evaluation::{EvaluationSpec, OUTCOME_FILE, PlannedCollection, Side},
+    evaluation::{EvaluationSpec, OUTCOME_FILE, PlannedCollection, RUNS, Side},
     outcome::EvaluationOutcome,
     queue::disk,
     request::{Evaluate, EvaluateOn},
@@ -71,6 +71,11 @@ pub(super) async fn compare(
     let (made, path) = (folder.clone(), spec_path.clone());
     let written = tokio::task::spawn_blocking(move || {
         fs_err::create_dir_all(&made)?;
+        let before = fs_err::read(&path).unwrap_or_default();
+        if asks_otherwise(&before, &text) && made.join(RUNS).exists() {
+            tracing::info!(folder = %made.display(), "the server's options have changed; the evaluation is begun again");
+            fs_err::remove_dir_all(made.join(RUNS))?;
+        }
         write_whole(&path, &text)
     });
     written.await.map_err(|error| disk(&error))??;
@@ -84,6 +89,12 @@ pub(super) async fn compare(
     })
 }
 
+/// Whether an attempt before this one asked a server with other options, so that what it found is not to be compared.
+fn asks_otherwise(before: &[u8], now: &[u8]) -> bool {
+    let serve = |text: &[u8]| serde_json::from_slice::<Value>(text).ok().map(|spec| spec["serve"].clone());
+    serve(before).is_some_and(|before| Some(before) != serve(now))
+}
+
 fn side(attempt: &Attempt, id: &str) -> Result<Side, Problem> {
     let folder = attempt.host().bundle_folder(id).ok_or_else(|| {
         Problem::new(
@@ -92,4 +103,20 @@ fn side(attempt: &Attempt, id: &str) -> Result<Side, Problem> {
         )
     })?;
     Ok(Side { id: id.to_owned(), folder })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_options_of_the_server_begin_an_evaluation_again() {
+        let spec =
+            |weight: f64, id: &str| json!({"serve": {"query_weight": weight}, "candidate": id}).to_string();
+        let asks_otherwise =
+            |before: &str, now: &str| super::asks_otherwise(before.as_bytes(), now.as_bytes());
+        assert!(asks_otherwise(&spec(0.5, "a"), &spec(0.7, "a")));
+        assert!(!asks_otherwise(&spec(0.5, "a"), &spec(0.5, "b")), "what is there is kept by bundle");
+        assert!(!asks_otherwise("", &spec(0.5, "a")));
+    }
 }

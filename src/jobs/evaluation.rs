@@ -73,6 +73,8 @@ pub struct PlannedCollection {
 
 /// The file of the outcome in the work folder.
 pub const OUTCOME_FILE: &str = "outcome.json";
+/// The folder of runs in the work folder.
+pub const RUNS: &str = "runs";
 /// A finished side of a collection.
 const DONE_FILE: &str = "done.json";
 /// Chooses queries where not all are asked.
@@ -169,7 +171,7 @@ struct Task<'a> {
 impl Task<'_> {
     /// One bundle on the collection.
     async fn side(&self, side: &Side, role: &str) -> anyhow::Result<Done> {
-        let run = self.spec.folder.join("runs").join(format!("{}-{}", self.place, side.id));
+        let run = self.spec.folder.join(RUNS).join(format!("{}-{}", self.place, side.id));
         let stage = format!("{role}/{}", self.planned.name);
         let done = run.join(DONE_FILE);
         if done.is_file() {

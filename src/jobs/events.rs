@@ -124,7 +124,11 @@ impl Log {
         let status = line.get("job").and_then(|job| job["status"].as_str()).map(str::to_owned);
         let mut bytes = serde_json::to_vec(&line)?;
         bytes.push(b'\n');
-        writer.file.write_all(&bytes)?;
+        let before = writer.file.metadata()?.len();
+        if let Err(error) = writer.file.write_all(&bytes) {
+            writer.file.set_len(before)?; // half a line would spoil the next one
+            return Err(error);
+        }
         if status.is_some() {
             writer.last_status = status;
         }

@@ -34,6 +34,7 @@ pub(super) struct Store {
 impl Store {
     /// Opens or makes the file, with the records and keys that it holds.
     pub(super) fn open(path: &Path) -> anyhow::Result<(Self, Vec<JobRecord>, Vec<UsedKey>)> {
+        expandr_index::clear_unfinished(path)?;
         let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).with_context(|| {
             format!("{}: the jobs can't be opened; is another server running on this folder?", path.display())
         })?;

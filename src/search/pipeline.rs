@@ -154,6 +154,7 @@ impl SearchService {
         timings: &mut Timings,
     ) -> Result<Outcome, Problem> {
         let phase_start = Instant::now();
+        let version = bundle.index.version();
         let material = self.gather(bundle, request, watched, started, deadline);
         let words = async {
             let CheckedRanking::Hybrid(fusion) = request.ranking else { return Ok(None) };
@@ -166,13 +167,14 @@ impl SearchService {
             watched.found_by_words(&words.0).await?;
             Ok(Some((fusion, words)))
         };
-        let (Material { raw, written, decision }, words) = tokio::try_join!(material, words)?;
+        let (Material { mut raw, written, decision }, mut words) = tokio::try_join!(material, words)?;
         let parallel_ms = milliseconds(phase_start.elapsed());
         timings.encode_query_ms = raw.encode_ms;
         timings.search_raw_ms = raw.search_ms;
 
         let mut report = ExpansionReport::without(ExpansionStatus::Disabled);
         let mut expanded = None;
+        let written_for_long = written.is_some();
         if let Some((passages, ms)) = written {
             timings.expansion_ms = ms;
             timings.first_token_ms = passages.first_token_ms;
@@ -183,6 +185,17 @@ impl SearchService {
             }
             self.refuse_degraded(request, &report)?;
             report.gate = decision.filter(|_| request.explain);
+        }
+        // A passage takes its time, in which documents may have been written again, under new keys.
+        if written_for_long && bundle.index.version() != version {
+            if let Some((fusion, words)) = &mut words {
+                *words = again(search_words(bundle, fusion.depth, request), deadline, words.clone()).await?;
+            }
+            if expanded.is_none() {
+                let search =
+                    search_index(bundle, raw.query_vector.clone(), ranking::raw_depth(request), request);
+                (raw.found, raw.search_ms) = again(search, deadline, (raw.found, raw.search_ms)).await?;
+            }
         }
         let raw_keys = raw.found.hits.iter().map(|hit| hit.key).collect();
         let (expansion_vectors, dense) = expanded.unwrap_or((Vec::new(), raw.found));
@@ -310,4 +323,13 @@ impl SearchService {
             Ok(())
         }
     }
+}
+
+/// What a search gives when it is done again; what it gave `before` when there is no time left.
+async fn again<T>(
+    search: impl Future<Output = Result<T, Problem>>,
+    deadline: TokioInstant,
+    before: T,
+) -> Result<T, Problem> {
+    timeout_at(deadline, search).await.unwrap_or(Ok(before))
 }

@@ -301,6 +301,40 @@ async fn a_budget_keeps_the_part_that_is_there() {
 }
 
 #[tokio::test]
+async fn documents_that_are_written_again_during_a_generation_are_found() {
+    for (ranking, token_ms, timeout_ms, status) in
+        [("dense", 400, 600, "degraded"), ("hybrid", 20, 5000, "applied")]
+    {
+        let script = Script { token_delay: Duration::from_millis(token_ms), ..slow() };
+        let double = Arc::new(Double::filled(Setup { script, ..Setup::default() }).await);
+        let search = {
+            let double = double.clone();
+            let expansion = json!({"timeout_ms": timeout_ms, "max_tokens": 40});
+            let body =
+                json!({"query": "green frogs", "ranking": ranking, "explain": true, "expansion": expansion});
+            tokio::spawn(async move { double.search(body).await })
+        };
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let again = json!({"documents": [
+            {"id": "a", "text": "red apples grow on trees"},
+            {"id": "b", "text": "blue whales swim in oceans"},
+            {"id": "c", "text": "green frogs jump in ponds"},
+        ]});
+        assert_eq!(double.send("PUT", "/documents", Some(again), None).await.0, 200);
+        let (_, answer) = search.await.unwrap();
+        assert_eq!(answer["expansion"]["status"], status, "{answer}");
+        assert_eq!(answer["hits"].as_array().unwrap().len(), 3, "{ranking}: {answer}");
+        if ranking == "hybrid" {
+            let frogs = answer["hits"].as_array().unwrap().iter().find(|hit| hit["id"] == "c").unwrap();
+            assert!(
+                frogs["explain"]["dense"].is_object() && frogs["explain"]["lexical"].is_object(),
+                "{answer}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn identical_queries_share_one_generation() {
     let double = Double::filled(Setup { script: slow(), ..Setup::default() }).await;
     let searches = (0..20).map(|i| {
@@ -549,6 +583,18 @@ async fn bulk_lines_are_stored_one_by_one() {
     assert_eq!((&report["errors"][0]["line"], &report["errors"][1]["line"]), (&json!(3), &json!(4)));
     assert_eq!(request("not json").await.unwrap().status(), 422, "no line was good");
     assert_eq!(double.send("GET", "/documents/3", None, None).await.1["title"], "three");
+    // What only the index would refuse is one line's affair, too.
+    let deep = format!("{}1{}", "[".repeat(20), "]".repeat(20));
+    let lines = format!(
+        "{{\"id\":\"5\",\"text\":\"five\"}}\n{{\"id\":\"6\",\"text\":\"t\",\"metadata\":{{\"m\":{deep}}}}}\n{{\"id\":\"bulk\",\"text\":\"seven\"}}\n"
+    );
+    let (status, report) = double.bulk("/documents/bulk", lines).await;
+    assert_eq!(
+        (status, &report["created"], &report["errors"][0]["line"]),
+        (200, &json!(2), &json!(2)),
+        "{report}"
+    );
+    assert_eq!(double.send("GET", "/documents/%62ulk", None, None).await.1["text"], "seven");
     for path in ["/documents/bulk", "/documents/bulk?wait=false"] {
         let (status, problem) = double.bulk(path, "{\"id\":\"4\",\"text\":\"four\"}\n".repeat(50_000)).await;
         assert_eq!((status, &problem["code"]), (413, &json!("body_too_large")), "{path}");

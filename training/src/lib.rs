@@ -51,7 +51,7 @@ pub use pairs::{HeldOut, Pair, Part, Split};
 pub use plan::Stage;
 pub use recipe::{QueryWeight, Recipe};
 pub use reward::{Filter, Preference, RewardTerms, Verdict};
-pub use runner::{Options, PlannedStage, Run, Status};
+pub use runner::{Options, PlannedStage, Run, Status, finished_stages};
 pub use stages::{ScoreLine, WrittenLine, WrittenText};
 pub use steps::{Model, Steps};
 pub use writer::Writer;

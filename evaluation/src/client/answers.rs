@@ -184,8 +184,10 @@ impl AnswerLog {
     /// When another bundle gave one of them; then none of them is kept.
     pub(super) fn append(&mut self, answers: Vec<Answer>) -> Result<()> {
         let mut lines = Vec::new();
+        let first = answers.first().map(|answer| answer.bundle.as_str());
+        let expected = self.bundle.as_deref().or(first);
         for answer in &answers {
-            self.check_bundle(&answer.bundle)?;
+            check_bundle(expected, &answer.bundle)?;
             serde_json::to_writer(&mut lines, answer).map_err(std::io::Error::from)?;
             lines.push(b'\n');
         }
@@ -197,19 +199,19 @@ impl AnswerLog {
     }
 
     fn admit(&mut self, answer: Answer) -> Result<()> {
-        self.check_bundle(&answer.bundle)?;
+        check_bundle(self.bundle(), &answer.bundle)?;
         self.bundle.get_or_insert_with(|| answer.bundle.clone());
         self.answers.insert(answer.query_id.clone(), answer);
         Ok(())
     }
+}
 
-    fn check_bundle(&self, bundle: &str) -> Result<()> {
-        match &self.bundle {
-            Some(before) if before != bundle => {
-                Err(Error::BundleChanged { before: before.clone(), after: bundle.to_owned() })
-            }
-            _ => Ok(()),
+fn check_bundle(expected: Option<&str>, bundle: &str) -> Result<()> {
+    match expected {
+        Some(before) if before != bundle => {
+            Err(Error::BundleChanged { before: before.to_owned(), after: bundle.to_owned() })
         }
+        _ => Ok(()),
     }
 }
 
@@ -252,6 +254,16 @@ mod tests {
         assert!(error.contains("from \"old\" to \"new\""), "{error}");
         drop(log);
         assert!(!AnswerLog::open(&path).unwrap().has("2"));
+    }
+
+    #[test]
+    fn answers_of_two_bundles_at_once_are_refused_even_as_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("answers.jsonl");
+        let mut log = AnswerLog::open(&path).unwrap();
+        assert!(log.append(vec![answer("1", "old"), answer("2", "new")]).is_err());
+        drop(log);
+        assert!(AnswerLog::open(&path).unwrap().answers().is_empty());
     }
 
     #[test]

@@ -163,3 +163,23 @@ fn snapshots_and_rebuilds_happen_in_the_background() {
     wait_until("a rebuild", &|| index.stats().graph.tombstones < 1000);
     assert_eq!(index.stats().graph.entries, 50);
 }
+
+#[test]
+fn a_store_whose_making_was_cut_off_is_made_anew() {
+    for cut in [0, 4, 4096] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = directory.path().join("documents.redb");
+        fs_err::write(&store, vec![0; cut]).unwrap();
+        assert_eq!(expandr_index::inspect(directory.path()).unwrap(), None);
+        let index = Index::open(directory.path(), config()).unwrap();
+        index.upsert(numbered(0..3)).unwrap();
+        drop(index);
+        assert_eq!(Index::open(directory.path(), config()).unwrap().len(), 3);
+    }
+    // Anything else in its place is somebody's.
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("documents.redb");
+    fs_err::write(&store, "not a database").unwrap();
+    assert!(Index::open(directory.path(), config()).is_err());
+    assert_eq!(fs_err::read(&store).unwrap(), b"not a database");
+}

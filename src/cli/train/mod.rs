@@ -94,6 +94,8 @@ pub(super) async fn run(args: TrainArgs) -> anyhow::Result<()> {
     let steps = LocalSteps {
         models_dir: args.models_dir,
         machine: recipe.machine.clone(),
+        expander: recipe.expander.model.clone(),
+        run: recipe.output.clone(),
         device,
         api_key: args.expander_api_key,
     };

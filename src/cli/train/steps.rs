@@ -33,6 +33,10 @@ const EXPANDER_QUEUE: usize = 4096;
 pub(super) struct LocalSteps {
     pub(super) models_dir: PathBuf,
     pub(super) machine: MachineSettings,
+    /// What the recipe calls its language model.
+    pub(super) expander: String,
+    /// The run's folder.
+    pub(super) run: PathBuf,
     pub(super) device: DeviceChoice,
     pub(super) api_key: Option<String>,
 }
@@ -63,19 +67,32 @@ impl LocalSteps {
         Ok(device.is_cpu() && batched::supports(&self.folder(model, Role::Expander)?))
     }
 
+    /// What the recipe's endpoint calls a model. A model that this run has made is another one than its base, so that it
+    /// needs a name of its own there.
+    fn name_there(&self, model: &Model) -> Result<String> {
+        let folder = match model {
+            Model::Named(name) if *name == self.expander => {
+                return Ok(self.machine.endpoint_model.as_ref().unwrap_or(name).clone());
+            }
+            Model::Named(name) => return Ok(name.clone()),
+            Model::Made(folder) | Model::Adapted { merged: folder, .. } => folder,
+        };
+        let made = folder.strip_prefix(&self.run).unwrap_or(folder);
+        let named = self.machine.endpoint_made.iter().find(|served| served.folder == made);
+        named.map(|served| served.name.clone()).ok_or_else(|| {
+            Error::Input(format!(
+                "`machine.endpoint` is set, and the model that is to write is one that this run has made ({}): serve that \
+                 folder and add `[[machine.endpoint_made]]` with `folder = \"{}\"` and its `name` there to the recipe, or take \
+                 the endpoint away for this stage",
+                folder.display(),
+                made.display()
+            ))
+        })
+    }
+
     /// A client of the recipe's endpoint.
     fn remote(&self, endpoint: &str, model: &Model) -> Result<Arc<dyn Expander>> {
-        let name = match (&self.machine.endpoint_model, model) {
-            (Some(name), _) => name.clone(),
-            (None, Model::Named(name)) => name.clone(),
-            (None, Model::Made(folder) | Model::Adapted { merged: folder, .. }) => {
-                return Err(Error::Input(format!(
-                    "`machine.endpoint` is set, and the model is one that this run has made ({}): serve that folder and \
-                     name it in `machine.endpoint_model`, or take the endpoint away for this stage",
-                    folder.display()
-                )));
-            }
-        };
+        let name = self.name_there(model)?;
         let mut options = OpenAiOptions {
             api_key: self.api_key.clone(),
             queue_capacity: EXPANDER_QUEUE,
@@ -150,5 +167,42 @@ impl Steps for LocalSteps {
     async fn contrastive(&self, job: &ContrastiveJob<'_>) -> Result<Value> {
         let device = self.device.open()?;
         block_in_place(|| trainers::contrastive(job, &device))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expandr_training::recipe::ServedModel;
+
+    use super::*;
+
+    #[test]
+    fn a_server_is_asked_for_the_model_that_is_to_write() {
+        let mut steps = LocalSteps {
+            models_dir: PathBuf::new(),
+            machine: MachineSettings { endpoint_model: Some("llama-there".into()), ..Default::default() },
+            expander: "llama".into(),
+            run: "runs/a".into(),
+            device: DeviceChoice::Cpu,
+            api_key: None,
+        };
+        let named = |name: &str| Model::Named(name.into());
+        assert_eq!(steps.name_there(&named("llama")).unwrap(), "llama-there");
+        assert_eq!(
+            steps.name_there(&named("larger")).unwrap(),
+            "larger",
+            "what another stage names is another model"
+        );
+        let tuned = |folder: &str| Model::Adapted {
+            base: Box::new(named("llama")),
+            adapter: "runs/a/adapter".into(),
+            merged: folder.into(),
+        };
+        let error = steps.name_there(&tuned("runs/a/expander")).unwrap_err().to_string();
+        assert!(error.contains("folder = \"expander\""), "{error}");
+        steps.machine.endpoint_made.push(ServedModel { folder: "expander".into(), name: "tuned".into() });
+        assert_eq!(steps.name_there(&tuned("runs/a/expander")).unwrap(), "tuned");
+        let other = "runs/a/arms/without-self-reward/expander";
+        assert!(steps.name_there(&tuned(other)).is_err(), "another row's model is another one");
     }
 }

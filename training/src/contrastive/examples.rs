@@ -1,6 +1,6 @@
 //! The data of contrastive training.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use expandr_models::TextKind;
 use expandr_models::trainable::TrainableEncoder;
@@ -68,7 +68,8 @@ pub(super) struct Layout<'a> {
     pub(super) queries: usize,
     /// The query that each expansion belongs to, and how many expansions that query has.
     pub(super) expansions: Vec<(usize, usize)>,
-    /// For each query, which passages (positives and negatives, counted together) equal its positive.
+    /// For each query, which passages (positives and negatives, counted together) are none of its negatives, besides its
+    /// positive: those that equal it, and what stands in the batch as a positive of the same query.
     pub(super) duplicates: Vec<Vec<usize>>,
 }
 
@@ -90,9 +91,13 @@ impl<'a> Layout<'a> {
         for (place, passage) in texts[first_passage..].iter().enumerate() {
             places.entry(passage).or_default().push(place);
         }
+        let mut positives: HashMap<&[u32], BTreeSet<&[u32]>> = HashMap::new();
+        for example in examples {
+            positives.entry(&example.query).or_default().insert(&example.positive);
+        }
         let others = |query: usize| {
-            let same = &places[texts[first_passage + query]];
-            same.iter().copied().filter(|place| *place != query).collect()
+            let same = positives[texts[query]].iter().flat_map(|positive| &places[positive]);
+            same.copied().filter(|place| *place != query).collect::<BTreeSet<_>>().into_iter().collect()
         };
         let duplicates = (0..examples.len()).map(others).collect();
         Self { texts, queries: examples.len(), expansions, duplicates }
@@ -155,6 +160,11 @@ mod tests {
         assert_eq!(layout.expansions, [(0, 2), (0, 2), (2, 1)]);
         // Passages: 7, 9, 7 (positives), 8, 7 (negatives).
         assert_eq!(layout.duplicates, [vec![2, 4], vec![], vec![0, 4]]);
+        // A query that stands twice has two positives, and what is one of them is no negative of the other.
+        let examples = [example(1, 0, 7, &[8]), example(1, 0, 9, &[]), example(2, 0, 5, &[9])];
+        let layout = Layout::of(&examples.iter().collect::<Vec<_>>(), |_| true);
+        // Passages: 7, 9, 5 (positives), 8, 9 (negatives).
+        assert_eq!(layout.duplicates, [vec![1, 4], vec![0, 4], vec![]]);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub struct ContrastiveOptions {
     pub normalize: bool,
     /// Similarities are divided by it; 1 leaves them as they are.
     pub temperature: f64,
-    /// Whether a passage that equals a query's positive, or its text, is no negative for it.
+    /// Whether a passage that equals a query's positive, or is another positive of the same query, is no negative for it.
     pub mask_duplicates: bool,
     /// Examples computed at once. A larger batch is computed in parts; its gradient is that of the whole (gradient
     /// caching, Gao et al. 2021).

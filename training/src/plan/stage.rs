@@ -145,6 +145,8 @@ impl Stage {
             Self::Pairs => 2,
             // They search among the training part's passages, too.
             Self::Weight | Self::Gate => 2,
+            // Other positives of a query are none of its negatives in a batch.
+            Self::Contrastive => 2,
             // Interval and effect size of the average are those of the average.
             Self::Report => 2,
             _ => 1,

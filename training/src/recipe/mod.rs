@@ -13,13 +13,14 @@ mod training;
 
 use std::path::{Path, PathBuf};
 
+use expandr_evaluation::Metric;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::sections::{
     AnswerSettings, CandidateSettings, CollectionSettings, DataSettings, EncoderSettings, EvaluationSettings,
     ExpanderSettings, ExpansionSettings, FilterKind, GateSettings, Layout, MachineSettings, QueryWeight,
-    RewardSettings, Similarity,
+    RewardSettings, ServedModel, Similarity,
 };
 pub use self::training::{ContrastiveSettings, DpoSettings, Method, Precision, SavedAs, WarmUpSettings};
 use crate::{Error, Result};
@@ -106,9 +107,14 @@ impl Recipe {
         }
         let schema = Self::schema();
         keys::check(&given, &schema)?;
-        let recipe: Self = serde_path_to_error::deserialize(given)
+        let mut recipe: Self = serde_path_to_error::deserialize(given)
             .map_err(|error| format!("`{}`: {}", error.path(), one_line(&error.inner().to_string())))?;
         check::ranges(&recipe)?;
+        // Figures are kept by a measure's own name, however the recipe spells it.
+        for name in &mut recipe.evaluation.metrics {
+            let metric: Metric = name.parse().map_err(|error| format!("`evaluation.metrics`: {error}"))?;
+            *name = metric.to_string();
+        }
         Ok(recipe)
     }
 
@@ -118,6 +124,7 @@ impl Recipe {
         example.data.sources.push(Default::default());
         example.data.held_out.push(Default::default());
         example.evaluation.collections.push(Default::default());
+        example.machine.endpoint_made.push(Default::default());
         // Plain data: nothing in it can fail to become JSON.
         serde_json::to_value(example).unwrap_or_default()
     }

@@ -361,16 +361,26 @@ impl Default for EvaluationSettings {
     }
 }
 
+/// A model of this run that a server has.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServedModel {
+    /// Its folder in the run folder, e.g. `expander`.
+    pub folder: PathBuf,
+    /// Its name there.
+    pub name: String,
+}
+
 /// How and where the work is done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MachineSettings {
     /// `auto`, `cpu`, `cuda[:N]` or `metal[:N]`.
     pub device: String,
-    /// Base URL of an OpenAI-compatible server that serves `expander.model` (or the model of the stage at hand); none
-    /// generates in this process.
+    /// Base URL of an OpenAI-compatible server that serves the models of the stages at hand; none generates in this
+    /// process.
     pub endpoint: Option<String>,
-    /// The model's name on that server; none asks for the model by the recipe's name.
+    /// The name of `expander.model` on that server; none asks for it, as for other models, by the recipe's name.
     pub endpoint_model: Option<String>,
     /// Generations at once; 0 leaves it to the engine.
     pub concurrency: usize,
@@ -378,6 +388,8 @@ pub struct MachineSettings {
     pub retries: usize,
     /// Texts that are encoded in one call.
     pub encode_batch: usize,
+    /// The names on the endpoint's server of models that the run has made.
+    pub endpoint_made: Vec<ServedModel>,
 }
 
 impl Default for MachineSettings {
@@ -389,6 +401,7 @@ impl Default for MachineSettings {
             concurrency: 0,
             retries: 3,
             encode_batch: 64,
+            endpoint_made: Vec::new(),
         }
     }
 }

@@ -185,3 +185,9 @@ fn the_papers_recipe_and_the_page_name_every_setting() {
         assert!(page.contains(&format!("| `{name}` |")), "docs/training.md has no row for {name}");
     }
 }
+
+#[test]
+fn measures_have_one_name() {
+    let text = "[[data.sources]]\nname = \"a\"\npath = \"a.jsonl\"\n[evaluation]\nmetrics = [\"nDCG@10\", \"Recall@100\", \"precision@5\"]\n";
+    assert_eq!(Recipe::parse(text, &[]).unwrap().evaluation.metrics, ["ndcg@10", "recall@100", "p@5"]);
+}

@@ -5,9 +5,10 @@
 //! done again without asking only if that is cheap; otherwise the run stops and says what has changed.
 //!
 //! - `status`: what there is, and what is to be done about it; `reuse`: what another run has done;
-//!   `adoption`: what was made with other tools.
+//!   `adoption`: what was made with other tools; `finished`: whether what lies in a folder belongs together.
 
 mod adoption;
+mod finished;
 mod reuse;
 mod status;
 
@@ -18,6 +19,7 @@ use std::time::Instant;
 use expandr_models::weights::Role;
 use serde_json::Value;
 
+pub use self::finished::finished_stages;
 pub use self::status::{PlannedStage, Status};
 use crate::folder::{Begun, Hashes, Lock, Manifest, manifest_path, replace_file, work_folder};
 use crate::plan::{Arm, CollectionPart, External, Graph, Node, NodeId, Source, Stage};
@@ -147,8 +149,9 @@ impl<'a> Run<'a> {
     /// is neither done nor asked for.
     pub async fn run(&mut self) -> Result<()> {
         let _lock = Lock::take(&self.folder)?;
-        replace_file(&self.folder.join("recipe.toml"), self.recipe.to_toml()?.as_bytes())?;
         self.refuse_early()?;
+        // What is refused leaves the recipe of what is there as it was.
+        replace_file(&self.folder.join("recipe.toml"), self.recipe.to_toml()?.as_bytes())?;
         let ids: Vec<NodeId> = self.graph.needed().map(|(id, _)| id).collect();
         for id in ids {
             let selected = self.is_selected(&self.graph.nodes[id]);
@@ -185,14 +188,23 @@ impl<'a> Run<'a> {
     /// What can be refused before hours of work is refused now.
     fn refuse_early(&mut self) -> Result<()> {
         let ids: Vec<NodeId> = self.graph.needed().map(|(id, _)| id).collect();
+        let mut missing = BTreeSet::new();
         for id in ids {
             let node = &self.graph.nodes[id];
-            if !self.is_selected(node) || self.adopts(node) {
+            let (name, selected) = (node.name(), self.is_selected(node));
+            if selected && self.adopts(node) {
                 continue;
             }
-            let name = node.name();
-            if let Status::Refused { why } = self.status(id)? {
-                return Err(Error::Stage { stage: name, detail: why });
+            match self.status(id)? {
+                Status::Refused { why } if selected => return Err(Error::Stage { stage: name, detail: why }),
+                Status::Waits { needs } if selected && missing.contains(&needs) => {
+                    return Err(needs_error(&name, &needs));
+                }
+                Status::Done => {}
+                _ if selected => {}
+                _ => {
+                    missing.insert(name);
+                }
             }
         }
         self.done.clear();
@@ -324,11 +336,27 @@ impl<'a> Run<'a> {
                 None => return Ok(None),
             }
         }
-        for external in node.external.clone() {
-            let hash = self.external(&external)?;
+        let (external, begun) = (node.external.clone(), self.begun_with(node)?);
+        for external in external {
+            let hash = match &external.source {
+                // It was a server's when the stage began, and is the same now that this machine has it, too.
+                Source::Expander(model) if begun.get(&external.label) == Some(&by_name(model)) => {
+                    by_name(model)
+                }
+                _ => self.external(&external)?,
+            };
             inputs.insert(external.label, hash);
         }
         Ok(Some(inputs))
+    }
+
+    /// What a stage was done with, or was begun with.
+    fn begun_with(&self, node: &Node) -> Result<BTreeMap<String, String>> {
+        if let Some(manifest) = Manifest::read(&manifest_path(&self.folder, node))? {
+            return Ok(manifest.inputs);
+        }
+        let begun = Begun::read(&work_folder(&self.folder, node))?;
+        Ok(begun.map(|begun| begun.inputs).unwrap_or_default())
     }
 
     fn external(&mut self, external: &External) -> Result<String> {
@@ -366,12 +394,15 @@ impl<'a> Run<'a> {
     fn model(&mut self, model: &str, role: Role) -> Result<String> {
         match self.steps.locate(model, role) {
             Ok(folder) => self.hashes.of(&folder),
-            Err(_) if role == Role::Expander && self.recipe.machine.endpoint.is_some() => {
-                Ok(format!("name:{model}"))
-            }
+            Err(_) if role == Role::Expander && self.recipe.machine.endpoint.is_some() => Ok(by_name(model)),
             Err(error) => Err(error),
         }
     }
+}
+
+/// Stands for the weights of a model that only a server has.
+fn by_name(model: &str) -> String {
+    format!("name:{model}")
 }
 
 fn needs_error(name: &str, needs: &str) -> Error {

@@ -1,6 +1,7 @@
 //! What there is of a stage, and what is to be done about it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::Serialize;
 use serde_json::json;
@@ -8,7 +9,7 @@ use serde_json::json;
 use super::Run;
 use crate::Result;
 use crate::folder::{Begun, Manifest, difference, manifest_path, work_folder};
-use crate::plan::{Node, NodeId, Stage};
+use crate::plan::{Node, NodeId, Source, Stage};
 
 /// What is to be done about a stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -60,7 +61,11 @@ enum Finding {
     /// It was interrupted.
     Interrupted,
     /// It was made from something else, or has been changed.
-    Changed(String),
+    Changed {
+        change: String,
+        /// Whether queries or collections are all that differs, so that what is there is of use still.
+        only_data: bool,
+    },
 }
 
 /// How the change of a stage's own files is told.
@@ -82,21 +87,18 @@ impl Run<'_> {
                     return Ok(Status::Done);
                 }
                 None => return Ok(self.waits(id)),
-                Some(change) => Finding::Changed(change),
+                Some(finding) => finding,
             }
         } else if let Some(begun) = begun {
             let now = (node.stage().version(), &node.settings);
             if (begun.version, &begun.settings) != now {
                 let change = difference(&begun.settings, &node.settings);
-                Finding::Changed(format!("it was begun with other settings ({change})"))
+                changed(format!("it was begun with other settings ({change})"))
             } else {
                 match &inputs {
-                    Some(inputs) => match changed_inputs(&begun.inputs, inputs) {
-                        Some(change) => {
-                            Finding::Changed(format!("it was begun with other inputs ({change})"))
-                        }
-                        None => Finding::Interrupted,
-                    },
+                    Some(inputs) => {
+                        changed_inputs(&node, "begun", &begun.inputs, inputs).unwrap_or(Finding::Interrupted)
+                    }
                     None => Finding::Interrupted,
                 }
             }
@@ -119,9 +121,8 @@ impl Run<'_> {
         let (why, afresh) = match finding {
             Finding::Nothing => ("not done yet".to_owned(), false),
             Finding::Interrupted => ("interrupted; goes on where it was".to_owned(), false),
-            Finding::Changed(change) => {
-                let only_inputs = change.contains("other inputs");
-                let incremental = only_inputs && node.stage().is_incremental();
+            Finding::Changed { change, only_data } => {
+                let incremental = *only_data && node.stage().is_incremental();
                 // What was made elsewhere can't be made here again.
                 let costs_nothing = !adopted && (node.stage().is_cheap() || incremental);
                 if !(costs_nothing || self.options.redo) {
@@ -155,30 +156,39 @@ impl Run<'_> {
         node: &Node,
         manifest: &Manifest,
         inputs: Option<&BTreeMap<String, String>>,
-    ) -> Result<Option<String>> {
+    ) -> Result<Option<Finding>> {
         if manifest.version != node.stage().version() {
-            return Ok(Some("it was done by another version of this stage".into()));
+            return Ok(Some(changed("it was done by another version of this stage")));
         }
         // What was made elsewhere has no settings of ours.
         if manifest.settings != node.settings && !manifest.adopted {
             let change = difference(&manifest.settings, &node.settings);
-            return Ok(Some(format!("it was done with other settings ({change})")));
+            return Ok(Some(changed(format!("it was done with other settings ({change})"))));
         }
         for (label, path) in self.outputs(node) {
             if !path.exists() {
-                return Ok(Some(format!("{label} is gone")));
+                return Ok(Some(changed(format!("{label} is gone"))));
             }
             if manifest.outputs.get(&label) != Some(&self.hashes.of(&path)?) {
-                return Ok(Some(format!("{label} {EDITED}")));
+                return Ok(Some(changed(format!("{label} {EDITED}"))));
             }
         }
-        let Some(inputs) = inputs else { return Ok(None) };
-        Ok(changed_inputs(&manifest.inputs, inputs)
-            .map(|change| format!("it was done with other inputs ({change})")))
+        Ok(inputs.and_then(|inputs| changed_inputs(node, "done", &manifest.inputs, inputs)))
     }
 }
 
-fn changed_inputs(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Option<String> {
+/// A change after which nothing that is there is of use.
+fn changed(change: impl Into<String>) -> Finding {
+    Finding::Changed { change: change.into(), only_data: false }
+}
+
+/// How inputs differ from those that a stage was done or begun with; none when they don't.
+fn changed_inputs(
+    node: &Node,
+    verb: &str,
+    before: &BTreeMap<String, String>,
+    now: &BTreeMap<String, String>,
+) -> Option<Finding> {
     if before == now {
         return None;
     }
@@ -190,5 +200,16 @@ fn changed_inputs(before: &BTreeMap<String, String>, now: &BTreeMap<String, Stri
                 .collect::<BTreeMap<_, _>>()
         )
     };
-    Some(difference(&short(before), &short(now)))
+    let differ = |label: &&String| before.get(*label) != now.get(*label);
+    let only_data = before.keys().chain(now.keys()).filter(differ).all(|label| !is_model(node, label));
+    let change = format!("it was {verb} with other inputs ({})", difference(&short(before), &short(now)));
+    Some(Finding::Changed { change, only_data })
+}
+
+/// Whether an input is a model: one from outside, or a folder that a stage before has left.
+fn is_model(node: &Node, label: &str) -> bool {
+    match node.external.iter().find(|external| external.label == label) {
+        Some(external) => matches!(external.source, Source::Expander(_) | Source::Encoder(_)),
+        None => Path::new(label).extension().is_none(),
+    }
 }

@@ -623,3 +623,46 @@ async fn several_models_are_told_apart() {
         assert_eq!(first.name, stage, "{change}: {:?}", first.status);
     }
 }
+
+#[tokio::test]
+async fn texts_of_another_model_are_not_thrown_away_unasked() {
+    let mut bench = Bench::new();
+    let folder = bench.folder.join("models/giant");
+    fs_err::create_dir_all(&folder).unwrap();
+    fs_err::write(folder.join("weights"), "g").unwrap();
+    bench.run(&[], Options::default()).await.unwrap();
+    let before = (bench.hashes("answers"), read(&bench.path("recipe.toml")));
+    let error = bench.run(&["answers.model=giant"], Options::default()).await.unwrap_err().to_string();
+    assert!(error.contains("stage answers: it was done with other inputs (expander:"), "{error}");
+    assert!(error.contains("--redo"), "{error}");
+    let after = (bench.hashes("answers"), read(&bench.path("recipe.toml")));
+    assert_eq!(before, after, "what was refused changes nothing");
+}
+
+#[tokio::test]
+async fn what_lies_in_a_folder_belongs_together_or_is_no_finished_run() {
+    let mut bench = Bench::new();
+    bench.run(&[], only(&[Stage::Pairs, Stage::Candidates])).await.unwrap();
+    let of = |bench: &Bench, overrides: &[&str]| finished_stages(&bench.path(""), &bench.recipe(overrides));
+    let error = of(&bench, &[]).unwrap_err().to_string();
+    assert!(error.contains("stage answers: it is not done; do it with"), "{error}");
+    bench.run(&[], Options::default()).await.unwrap();
+    let stages = of(&bench, &[]).unwrap();
+    assert!(stages.contains(&Stage::Contrastive) && stages.contains(&Stage::Report), "{stages:?}");
+    let untrained = of(&bench, &["contrastive.enabled=false"]).unwrap();
+    assert!(!untrained.contains(&Stage::Contrastive) && !untrained.contains(&Stage::Report), "{untrained:?}");
+    let error = of(&bench, &["dpo.beta=0.2"]).unwrap_err().to_string();
+    assert!(
+        error.contains("stage dpo: it was done with other settings than the run folder's recipe has"),
+        "{error}"
+    );
+    // Done again up to the adapter, and then no further.
+    let stages = [Stage::Candidates, Stage::Scores, Stage::Preferences, Stage::Dpo, Stage::Merge];
+    let fewer = ["candidates.samples=2"];
+    bench.run(&fewer, Options { redo: true, ..only(&stages) }).await.unwrap();
+    let error = of(&bench, &fewer).unwrap_err().to_string();
+    assert!(
+        error.contains("stage expansions: it was done with another expander than the one that is there"),
+        "{error}"
+    );
+}

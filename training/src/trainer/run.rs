@@ -154,7 +154,9 @@ impl<'a, 's> Run<'a, 's> {
         if !outcome.loss.is_finite() {
             return Err(diverged(step, "loss"));
         }
-        if !self.checked {
+        // A last batch of one example, with which a resumed training may begin, has nothing to tell its positive from.
+        let says_nothing = outcome.loss == 0.0 && self.steps_before > 0;
+        if !self.checked && !says_nothing {
             self.checked = self.gradients.check(parameters)?;
         }
         let norm = self.gradients.norm()?;

@@ -222,7 +222,8 @@ impl Bert {
         self.attention(packed, context).forward(&mut attended, inputs, memory);
         let mut attention_sums = layer.output.forward(&attended, context)?;
         let mut middle = memory.take(input.len());
-        let (bias, mask) = (layer.output.bias()?, context.mask(AFTER_ATTENTION, self.hidden_dropout));
+        let (bias, mask) =
+            (layer.output.bias()?, context.mask(AFTER_ATTENTION, self.dropout_after_attention()));
         self.residual_norm(&mut middle, &mut attention_sums, &bias, input, &layer.attention_norm, mask)?;
         let wide = layer.up.forward(&middle, context)?;
         let mut activated = memory.take(wide.len());
@@ -264,7 +265,7 @@ impl Bert {
         drop(d_wide);
 
         self.norm_backward(&mut gradient, &kept.attention_sums, &layer.attention_norm, gradients)?;
-        let mask = context.mask(AFTER_ATTENTION, self.hidden_dropout);
+        let mask = context.mask(AFTER_ATTENTION, self.dropout_after_attention());
         let dropped = self.dropped(&gradient, mask, memory);
         let mut d_context = memory.take(input.len());
         let d_output = dropped.as_deref().unwrap_or(&gradient);

@@ -20,7 +20,11 @@ use super::{
 };
 use crate::{
     Error, Pooling, Result, TextKind,
-    encoder::{checkpoint::Checkpoint, config::BertConfig, tokenize::TextTokenizer},
+    encoder::{
+        checkpoint::Checkpoint,
+        config::{BertConfig, Family},
+        tokenize::TextTokenizer,
+    },
 };
 
 /// One transformer layer.
@@ -47,6 +51,13 @@ struct Bert {
     types: Option<Weight>,
     norm: Norm,
     layers: Vec<Layer>,
+}
+
+impl Bert {
+    /// Transformers' DistilBERT drops nothing between attention and its residual sum.
+    fn dropout_after_attention(&self) -> f32 {
+        if self.config.family == Family::DistilBert { 0.0 } else { self.hidden_dropout }
+    }
 }
 
 /// A sentence encoder that trains. Its vectors are those of the checkpoint before normalisation, which is the loss's

@@ -93,7 +93,7 @@ impl Bert {
         let context =
             padded.attend([&query, &key, &value], heads, pass, (ATTENTION, self.attention_dropout))?;
         let output = linear(&context, &layer.output, pass)?;
-        let output = dropout(&output, pass, AFTER_ATTENTION, self.hidden_dropout)?;
+        let output = dropout(&output, pass, AFTER_ATTENTION, self.dropout_after_attention())?;
         let middle = layer_norm(&(output + input)?, &layer.attention_norm, config.layer_norm_epsilon)?;
         let wide = linear(&middle, &layer.up, pass)?;
         let activated = match config.activation {

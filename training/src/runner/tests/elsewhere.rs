@@ -187,3 +187,20 @@ async fn a_model_that_only_a_server_has_counts_by_its_name() {
     let planned = bench.plan(&served, Options::default());
     assert!(matches!(planned[1].status, Status::Todo { .. }), "{:?}", planned[1].status);
 }
+
+#[tokio::test]
+async fn a_servers_texts_stay_when_this_machine_gets_the_model_too() {
+    let mut bench = Bench::new();
+    let served = ["candidates.model=giant", "machine.endpoint=http://127.0.0.1:1/v1"];
+    let stages = only(&[Stage::Pairs, Stage::Candidates]);
+    bench.run(&served, stages.clone()).await.unwrap();
+    let written = bench.steps.prompts.load(Ordering::SeqCst);
+    let folder = bench.folder.join("models/giant");
+    fs_err::create_dir_all(&folder).unwrap();
+    fs_err::write(folder.join("weights"), "g").unwrap();
+    bench.run(&served[..1], stages.clone()).await.unwrap();
+    assert_eq!(bench.steps.prompts.load(Ordering::SeqCst), written);
+    // And with more queries they are of use still.
+    bench.run(&[served[0], "data.dpo_queries=14"], stages).await.unwrap();
+    assert_eq!(bench.steps.prompts.load(Ordering::SeqCst), written + 2);
+}
