@@ -11,23 +11,27 @@ use crate::{Error, Result};
 /// ExpandR's row.
 const ROW: &str = "expandr";
 
-/// The stages of ExpandR's own row that are done in the folder `run`, with the recipe's settings and each with what those
-/// before it left. Only the evaluation and what it alone needs may be missing. Manifests are compared, no files.
+/// The stages whose files lie in the folder `run` itself (ExpandR's own) and that are done, with the recipe's settings and
+/// each with what those before it left. Those that the recipe's rows need must be, but for the evaluation and what it alone
+/// needs. Manifests are compared, no files.
 ///
 /// # Errors
-/// When a stage is not done, or was done with other settings or with something else than what is there, and when a
-/// manifest can't be read.
+/// When a stage that must be done is not, or was done with other settings or with something else than what is there, and
+/// when a manifest can't be read.
 pub fn finished_stages(run: &Path, recipe: &Recipe) -> Result<BTreeSet<Stage>> {
-    let graph = Graph::plan(recipe, &[Arm::named(ROW).map_err(Error::Input)?])?;
+    let mut arms: Vec<&'static Arm> = vec![Arm::named(ROW).map_err(Error::Input)?];
+    for name in &recipe.evaluation.arms {
+        arms.push(Arm::named(name).map_err(Error::Input)?);
+    }
+    let graph = Graph::plan(recipe, &arms)?;
     let foreign = of_other_recipes(run, &graph)?;
     let mut done: BTreeMap<usize, BTreeMap<String, String>> = BTreeMap::new();
     for (id, node) in graph.needed() {
-        let found = outputs(run, node, &foreign, |input| done.get(&input));
-        match found {
+        match outputs(run, node, &foreign, |input| done.get(&input)) {
             Ok(outputs) => {
                 done.insert(id, outputs);
             }
-            Err(detail) if is_of_the_evaluation(node.stage()) => {
+            Err(detail) if !must_be_done(node, recipe) => {
                 tracing::debug!(stage = node.name(), detail, "left out");
             }
             Err(detail) => {
@@ -36,7 +40,22 @@ pub fn finished_stages(run: &Path, recipe: &Recipe) -> Result<BTreeSet<Stage>> {
             }
         }
     }
-    Ok(done.keys().map(|id| graph.nodes[*id].stage()).collect())
+    let own = done.keys().map(|id| &graph.nodes[*id]).filter(|node| is_own(node));
+    Ok(own.map(Node::stage).collect())
+}
+
+fn is_own(node: &Node) -> bool {
+    node.home.as_os_str().is_empty()
+}
+
+/// Whether a row of the recipe needs it for more than its evaluation. The gate comes with ExpandR's row.
+fn must_be_done(node: &Node, recipe: &Recipe) -> bool {
+    let evaluates =
+        matches!(node.stage(), Stage::Vectors | Stage::TestExpansions | Stage::Evaluation | Stage::Report);
+    let asked_for = |name: &str| recipe.evaluation.arms.iter().any(|arm| arm == name);
+    let needed =
+        node.arms.iter().any(|arm| asked_for(arm)) || (node.stage() == Stage::Gate && asked_for(ROW));
+    is_own(node) && needed && !evaluates
 }
 
 /// Hashes of what stages have left in the folder itself that the recipe doesn't have (any more).
@@ -90,8 +109,4 @@ fn outputs<'a>(
         }
     }
     Ok(manifest.outputs)
-}
-
-fn is_of_the_evaluation(stage: Stage) -> bool {
-    matches!(stage, Stage::Vectors | Stage::TestExpansions | Stage::Evaluation | Stage::Report)
 }

@@ -656,6 +656,13 @@ async fn what_lies_in_a_folder_belongs_together_or_is_no_finished_run() {
         error.contains("stage dpo: it was done with other settings than the run folder's recipe has"),
         "{error}"
     );
+    // What no row asks for need not be done, but is known where it is.
+    let arms = ["evaluation.arms=[\"without-retriever-training\"]"];
+    assert!(of(&bench, &arms).unwrap().contains(&Stage::Contrastive));
+    let mut other = Bench::new();
+    other.run(&arms, Options::default()).await.unwrap();
+    let stages = of(&other, &arms).unwrap();
+    assert!(stages.contains(&Stage::Dpo) && !stages.contains(&Stage::Contrastive), "{stages:?}");
     // Done again up to the adapter, and then no further.
     let stages = [Stage::Candidates, Stage::Scores, Stage::Preferences, Stage::Dpo, Stage::Merge];
     let fewer = ["candidates.samples=2"];
