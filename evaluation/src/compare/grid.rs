@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::RunFolder;
-use super::name::derived_name;
+use super::name::{derived_name, recorded_name};
 use crate::{Error, Result};
 
 /// A run folder to compare, and what its system is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunArgument {
-    /// The system's name; none takes one from its settings.
+    /// The system's name; none takes the one that the run recorded, or one from its settings.
     pub name: Option<String>,
     /// The run folder.
     pub path: PathBuf,
@@ -84,7 +84,8 @@ impl Grid {
         let mut folders = Vec::new();
         for argument in arguments {
             let folder = RunFolder::read(&argument.path)?;
-            folders.push((argument.name.clone(), folder));
+            let name = argument.name.clone().or_else(|| recorded_name(&folder).map(str::to_owned));
+            folders.push((name, folder));
         }
         let names = names(&folders);
         let mut grid = Self { systems: Vec::new(), rows: Vec::new(), warnings: Vec::new() };

@@ -8,6 +8,12 @@ use super::RunFolder;
 const SILENT: [&str; 9] =
     ["mode", "timeout_ms", "on_failure", "top_k", "explain", "expansion", "ranking", "query", "seed"];
 
+/// The `name` that somebody wrote into the run's settings or metrics.json; none without one.
+pub(super) fn recorded_name(folder: &RunFolder) -> Option<&str> {
+    let name = folder.settings["name"].as_str().or(folder.metrics["name"].as_str());
+    name.filter(|name| !name.trim().is_empty())
+}
+
 /// A name from the settings: ranking, then whether and how the query is expanded, then whatever else was asked for.
 /// For example `dense raw`, `lexical raw`, `dense expanded w=0.5 64 tokens`, `dense raw search_mode=exact`.
 pub(super) fn derived_name(folder: &RunFolder) -> String {
