@@ -132,7 +132,7 @@ fn is_unfinished(file: &fs_err::File) -> Result<bool> {
 
 pub(crate) struct Store {
     database: Database,
-    /// Whether a read or write of the disk failed.
+    /// Whether the disk failed in a transaction.
     failed: AtomicBool,
     path: PathBuf,
     dimension: usize,

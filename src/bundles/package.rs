@@ -22,7 +22,11 @@ const RECIPE: &str = "recipe.toml";
 /// The report for people.
 const REPORT: &str = "report.md";
 /// What a run was trained on, in the order in which it came about.
-const DATA: [&str; 3] = ["pairs.jsonl", "preferences.jsonl", "examples.jsonl"];
+const DATA: [(Stage, &str); 3] = [
+    (Stage::Pairs, "pairs.jsonl"),
+    (Stage::Preferences, "preferences.jsonl"),
+    (Stage::Examples, "examples.jsonl"),
+];
 
 /// What a run folder doesn't say.
 #[derive(Clone, Debug, Default)]
@@ -37,11 +41,12 @@ pub struct PackageFacts {
 
 /// Makes a bundle of a finished run: the folder `out`, which appears whole or not at all and replaces one that is there.
 ///
-/// What is taken is what the recipe's stages have left; files of an earlier recipe stay where they are. The encoder is the trained one (`encoder/`; its adapter alone where it was trained with one beside a model that the recipe
-/// names), else the one that the recipe names. The expander is the base model that the
-/// recipe names with the run's adapter beside it; where that was trained on another model than the named one (after a
-/// warm-up), the merged model. `gate.json` comes along, and the report if it is of these models; the query's weight in the report becomes the default, and the recipe's
-/// way of writing expansions the default way. Names in the recipe that are paths of this machine become absolute.
+/// What is taken is what the recipe's stages have left; files of an earlier recipe stay where they are. The encoder is the
+/// trained one (`encoder/`; its adapter alone where it was trained with one beside a model that the recipe names), else the
+/// one that the recipe names. The expander is the base model that the recipe names with the run's adapter beside it; where
+/// that was trained on another model than the named one (after a warm-up), the merged model. `gate.json` comes along, and
+/// the report if it is of these models; the query's weight in the report becomes the default, and the recipe's way of
+/// writing expansions the default way. Names in the recipe that are paths of this machine become absolute.
 ///
 /// # Errors
 /// When `run` is no finished run ([`finished_stages`]), or the disk fails.
@@ -89,8 +94,8 @@ fn assemble(finished: &Finished<'_>, out: &Path, facts: PackageFacts) -> anyhow:
     }
     fs_err::copy(run.join(RECIPE), folder.join(RECIPE))?;
     manifest.recipe = Some(RECIPE.into());
-    for file in DATA {
-        if run.join(file).is_file() {
+    for (stage, file) in DATA {
+        if finished.has(stage) {
             manifest.data.insert(file.into(), sha256_of_file(&run.join(file))?);
         }
     }
@@ -258,7 +263,8 @@ mod tests {
     /// The bundle of a run that has done all that the recipe asks for.
     fn bundle_of(run: &tempfile::TempDir, out: &Path, facts: PackageFacts) -> Manifest {
         let recipe = Recipe::load(&run.path().join(RECIPE), &[]).unwrap();
-        let stages = [Stage::Dpo, Stage::Merge, Stage::Contrastive, Stage::Weight, Stage::Report];
+        let stages =
+            [Stage::Pairs, Stage::Dpo, Stage::Merge, Stage::Contrastive, Stage::Weight, Stage::Report];
         assemble(&Finished { run: run.path(), recipe: &recipe, stages: stages.into() }, out, facts).unwrap()
     }
 

@@ -174,7 +174,7 @@ impl SearchService {
 
         let mut report = ExpansionReport::without(ExpansionStatus::Disabled);
         let mut expanded = None;
-        let written_for_long = written.is_some();
+        let waited = written.is_some();
         if let Some((passages, ms)) = written {
             timings.expansion_ms = ms;
             timings.first_token_ms = passages.first_token_ms;
@@ -187,14 +187,16 @@ impl SearchService {
             report.gate = decision.filter(|_| request.explain);
         }
         // A passage takes its time, in which documents may have been written again, under new keys.
-        if written_for_long && bundle.index.version() != version {
+        if waited && bundle.index.version() != version {
             if let Some((fusion, words)) = &mut words {
                 *words = again(search_words(bundle, fusion.depth, request), deadline, words.clone()).await?;
             }
             if expanded.is_none() {
                 let search =
                     search_index(bundle, raw.query_vector.clone(), ranking::raw_depth(request), request);
-                (raw.found, raw.search_ms) = again(search, deadline, (raw.found, raw.search_ms)).await?;
+                let (found, ms) = again(search, deadline, (raw.found, 0.0)).await?;
+                raw.found = found;
+                timings.search_ms += ms;
             }
         }
         let raw_keys = raw.found.hits.iter().map(|hit| hit.key).collect();

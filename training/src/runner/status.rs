@@ -1,7 +1,6 @@
 //! What there is of a stage, and what is to be done about it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::Serialize;
 use serde_json::json;
@@ -9,7 +8,7 @@ use serde_json::json;
 use super::Run;
 use crate::Result;
 use crate::folder::{Begun, Manifest, difference, manifest_path, work_folder};
-use crate::plan::{Node, NodeId, Source, Stage};
+use crate::plan::{Node, NodeId, Stage};
 
 /// What is to be done about a stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -68,6 +67,8 @@ enum Finding {
     },
 }
 
+/// What models are called among a stage's inputs.
+const MODELS: [&str; 4] = ["expander", "warm-expander", "encoder", "base-encoder"];
 /// How the change of a stage's own files is told.
 const EDITED: &str = "has been changed since";
 
@@ -97,7 +98,7 @@ impl Run<'_> {
             } else {
                 match &inputs {
                     Some(inputs) => {
-                        changed_inputs(&node, "begun", &begun.inputs, inputs).unwrap_or(Finding::Interrupted)
+                        changed_inputs("begun", &begun.inputs, inputs).unwrap_or(Finding::Interrupted)
                     }
                     None => Finding::Interrupted,
                 }
@@ -173,7 +174,7 @@ impl Run<'_> {
                 return Ok(Some(changed(format!("{label} {EDITED}"))));
             }
         }
-        Ok(inputs.and_then(|inputs| changed_inputs(node, "done", &manifest.inputs, inputs)))
+        Ok(inputs.and_then(|inputs| changed_inputs("done", &manifest.inputs, inputs)))
     }
 }
 
@@ -184,7 +185,6 @@ fn changed(change: impl Into<String>) -> Finding {
 
 /// How inputs differ from those that a stage was done or begun with; none when they don't.
 fn changed_inputs(
-    node: &Node,
     verb: &str,
     before: &BTreeMap<String, String>,
     now: &BTreeMap<String, String>,
@@ -201,15 +201,13 @@ fn changed_inputs(
         )
     };
     let differ = |label: &&String| before.get(*label) != now.get(*label);
-    let only_data = before.keys().chain(now.keys()).filter(differ).all(|label| !is_model(node, label));
+    let only_data = before.keys().chain(now.keys()).filter(differ).all(|label| !is_model(label));
     let change = format!("it was {verb} with other inputs ({})", difference(&short(before), &short(now)));
     Some(Finding::Changed { change, only_data })
 }
 
-/// Whether an input is a model: one from outside, or a folder that a stage before has left.
-fn is_model(node: &Node, label: &str) -> bool {
-    match node.external.iter().find(|external| external.label == label) {
-        Some(external) => matches!(external.source, Source::Expander(_) | Source::Encoder(_)),
-        None => Path::new(label).extension().is_none(),
-    }
+/// Whether an input is a model: one from outside, or one that a stage before has left, for the row at hand or another.
+fn is_model(label: &str) -> bool {
+    let of_a_row = label.strip_prefix("arms/").and_then(|rest| rest.split_once('/'));
+    MODELS.contains(&of_a_row.map_or(label, |(_, name)| name))
 }
