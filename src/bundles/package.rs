@@ -168,6 +168,7 @@ fn defaults(run: &Path, recipe: &Recipe) -> anyhow::Result<Defaults> {
     Ok(Defaults {
         expansion: None,
         query_weight: query_weight(run, recipe)?,
+        count: (expansions.count > 1).then_some(expansions.count),
         max_tokens: Some(expansions.max_tokens),
         temperature: Some(expansions.temperature as f32),
         top_p: (!greedy).then_some(expansions.top_p as f32),
@@ -269,7 +270,7 @@ mod tests {
     }
 
     const RECIPE_TEXT: &str = "[expander]\nmodel = \"small\"\nprompt = \"Answer: {}\"\n[encoder]\nmodel = \"mini\"\n\
-                               [expansions]\ntemperature = 0.0\nmax_tokens = 48\njoint_encoding = true\n[evaluation]\nquery_weight = \"dev\"\n\
+                               [expansions]\ntemperature = 0.8\ncount = 4\nmax_tokens = 48\njoint_encoding = true\n[evaluation]\nquery_weight = \"dev\"\n\
                                [[data.sources]]\nname = \"s\"\nformat = \"pairs\"\npath = \"p.jsonl\"\n";
 
     #[test]
@@ -289,10 +290,13 @@ mod tests {
             ("small", Some("expander-adapter"))
         );
         assert_eq!(manifest.prompt.as_deref(), Some("Answer: {}"));
-        let Defaults { query_weight, max_tokens, temperature, top_p, expansion, joint_encoding } =
+        let Defaults { query_weight, count, max_tokens, temperature, top_p, expansion, joint_encoding } =
             manifest.defaults;
-        assert_eq!((query_weight, max_tokens, temperature), (Some(0.65), Some(48), Some(0.0)));
-        assert_eq!((top_p, expansion, joint_encoding), (None, Some(ExpansionDefault::Off), Some(true)));
+        assert_eq!(
+            (query_weight, max_tokens, count, temperature),
+            (Some(0.65), Some(48), Some(4), Some(0.8))
+        );
+        assert_eq!((top_p, expansion, joint_encoding), (Some(0.9), Some(ExpansionDefault::Off), Some(true)));
         assert_eq!(
             (manifest.name.as_str(), manifest.parents.len(), manifest.gate.is_none()),
             ("first", 1, true)

@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use expandr_index::IndexStats;
+use expandr_models::expander::MAX_EXPANSIONS;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -21,7 +22,7 @@ use crate::{
     bundle::BundleInfo,
     documents::SpoolProgress,
     feedback::FeedbackInfo,
-    search::request::{ExpansionMode, MAX_EXPANSIONS, MAX_TOP_K, Ranking},
+    search::request::{ExpansionMode, MAX_TOP_K, Ranking},
 };
 
 /// What runs here, what it grants, and how far queued work is.
@@ -91,6 +92,8 @@ struct GrantedDefaults {
     ranking: Ranking,
     /// Whether to expand.
     expansion: ExpansionMode,
+    /// Passages that are written and averaged.
+    expansion_count: usize,
     /// Most tokens of a passage.
     expansion_max_tokens: usize,
     /// 0 is greedy.
@@ -140,6 +143,7 @@ pub(super) async fn info(State(state): State<Arc<AppState>>) -> Response {
         defaults: GrantedDefaults {
             ranking: limits.default_ranking,
             expansion: defaults.expansion,
+            expansion_count: defaults.count,
             expansion_max_tokens: defaults.max_tokens,
             expansion_temperature: defaults.temperature,
             query_weight: defaults.query_weight,

@@ -28,7 +28,7 @@ use crate::search::{
     ExpandAnswer,
     answer::SearchAnswer,
     average::normalize,
-    check::{check_expansion, check_query},
+    check::{CheckedSearch, check_expansion, check_query},
     request::{ExpansionChoice, ExpansionMode, SearchRequest},
 };
 
@@ -42,11 +42,10 @@ pub(super) async fn search(
     headers: HeaderMap,
     JsonBody(request): JsonBody<SearchRequest>,
 ) -> Result<Response, Problem> {
-    let cost = request.cost();
     let query = state.feedback.is_on().then(|| request.query.clone());
     let bundle = state.service.bundle();
     let checked = state.service.check(&bundle, request)?;
-    let permit = state.service.admit(&bundle, Some(&checked), cost)?;
+    let permit = state.service.admit(&bundle, Some(&checked), checked.cost())?;
     if stream::is_wanted(&headers) {
         let admitted = Admitted { state, context, bundle, search: checked, permit, remembered: query };
         return Ok(stream::respond(admitted));
@@ -122,14 +121,18 @@ pub(super) async fn batch(
         let detail = format!("{count} searches are not between 1 and {}", state.limits.batch_searches);
         return Err(Problem::field("/searches", detail));
     }
-    let cost = request.searches.iter().map(SearchRequest::cost).sum();
     let bundle = state.service.bundle();
-    let _permit = state.service.admit(&bundle, None, cost)?;
-    let searches = request
+    let searches: Vec<(String, Result<CheckedSearch, Problem>)> = request
         .searches
         .into_iter()
+        .map(|search| (search.query.clone(), state.service.check(&bundle, search)))
+        .collect();
+    let cost = searches.iter().map(|(_, checked)| checked.as_ref().map_or(1, CheckedSearch::cost)).sum();
+    let _permit = state.service.admit(&bundle, None, cost)?;
+    let searches = searches
+        .into_iter()
         .enumerate()
-        .map(|(i, request)| one_of_batch(&state, &bundle, &context, i, request));
+        .map(|(i, (query, checked))| one_of_batch(&state, &bundle, &context, i, query, checked));
     Ok(Json(BatchAnswer { results: join_all(searches).await }))
 }
 
@@ -138,17 +141,14 @@ async fn one_of_batch(
     bundle: &Arc<Bundle>,
     context: &RequestContext,
     i: usize,
-    request: SearchRequest,
+    query: String,
+    checked: Result<CheckedSearch, Problem>,
 ) -> BatchResult {
     let request_id = format!("{}/{i}", context.id);
-    let query = state.feedback.is_on().then(|| request.query.clone());
-    let answer = async {
-        let checked = state.service.check(bundle, request)?;
-        state.service.search(bundle, checked, context.started, &request_id).await
-    };
+    let answer = async { state.service.search(bundle, checked?, context.started, &request_id).await };
     match answer.await {
         Ok(answer) => {
-            if let Some(query) = query {
+            if state.feedback.is_on() {
                 state.feedback.remember(&query, &answer);
             }
             BatchResult::Answer(Box::new(answer))
@@ -192,7 +192,7 @@ pub(super) async fn expand(
     let Some(expansion) = expansion else {
         return Err(Problem::field("/expansion", "is off, so there is nothing to do; use true or an object"));
     };
-    let _permit = state.service.admission().admit(expansion.count)?;
+    let _permit = state.service.admission().admit(expansion.cost())?;
     let service = &state.service;
     Ok(Json(service.expand(&bundle, &request.query, &expansion, context.started, &context.id).await?))
 }

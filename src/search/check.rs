@@ -1,13 +1,12 @@
 //! A search whose every value was checked against the server's limits, with the server's defaults filled in.
 
 use expandr_index::{Filter, SearchMode};
-use expandr_models::{Sampling, bundle::Defaults};
+use expandr_models::{Sampling, bundle::Defaults, expander::MAX_EXPANSIONS};
 
 use super::check_ranking::CheckedRanking;
 use super::defaults::Grounds;
 use super::request::{
-    ExpansionChoice, ExpansionMode, ExpansionRequest, MAX_EXPANSIONS, MAX_TOP_K, OnFailure, Ranking,
-    SearchRequest,
+    ExpansionChoice, ExpansionMode, ExpansionRequest, MAX_TOP_K, OnFailure, Ranking, SearchRequest,
 };
 use crate::http::problem::{FieldError, Problem};
 
@@ -64,7 +63,7 @@ pub struct CheckedExpansion {
     pub gated: bool,
     /// Passages to use instead of generating some.
     pub texts: Option<Vec<String>>,
-    /// How many passages to write.
+    /// How many passages to write; 1 where they are supplied.
     pub count: usize,
     /// How tokens are drawn.
     pub sampling: Sampling,
@@ -76,6 +75,20 @@ pub struct CheckedExpansion {
     pub joint_encoding: bool,
     /// What to do when no expansion came.
     pub on_failure: OnFailure,
+}
+
+impl CheckedSearch {
+    /// Texts that this search embeds or generates at once: what it costs in permits.
+    pub fn cost(&self) -> usize {
+        self.expansion.as_ref().map_or(1, CheckedExpansion::cost)
+    }
+}
+
+impl CheckedExpansion {
+    /// Passages that are written or were supplied: what the expansion costs in permits.
+    pub fn cost(&self) -> usize {
+        self.texts.as_ref().map_or(self.count, Vec::len)
+    }
 }
 
 impl SearchRequest {
@@ -142,7 +155,9 @@ pub fn check_expansion(
     };
     let before = errors.len();
     let temperature = request.temperature.unwrap_or(defaults.temperature);
-    let count = request.count.unwrap_or(1);
+    // Greedy passages would all be the same.
+    let one = temperature == 0.0 || request.texts.is_some();
+    let count = request.count.unwrap_or(if one { 1 } else { defaults.count });
     let max_tokens = request.max_tokens.unwrap_or(defaults.max_tokens);
     let usual_top_p = if temperature == 0.0 { 1.0 } else { defaults.top_p.unwrap_or(0.9) };
     let top_p = request.top_p.unwrap_or(usual_top_p);
@@ -377,10 +392,25 @@ pub(super) mod tests {
 
     #[test]
     fn cost_counts_texts() {
-        let cost = |body: &str| parse::<SearchRequest>(body.as_bytes()).unwrap().cost();
+        let cost = |body: &str| check(body).unwrap().cost();
         assert_eq!(cost(r#"{"query":"q"}"#), 1);
         assert_eq!(cost(r#"{"query":"q","expansion":{"count":4,"temperature":1}}"#), 4);
-        assert_eq!(cost(r#"{"query":"q","expansion":{"count":4000000000}}"#), MAX_EXPANSIONS);
-        assert_eq!(cost(r#"{"query":"q","expansion":{"mode":"off","count":4}}"#), 1);
+        assert_eq!(cost(r#"{"query":"q","expansion":{"texts":["a","b"]}}"#), 2);
+        assert_eq!(cost(r#"{"query":"q","expansion":{"mode":"off"}}"#), 1);
+    }
+
+    #[test]
+    fn a_request_that_says_no_count_gets_the_default_where_passages_can_differ() {
+        let flags = Defaults { count: Some(4), temperature: Some(0.7), ..Defaults::default() };
+        let count = |body: &str| {
+            let limits = SearchLimits { flags, ..limits() };
+            let request = parse::<SearchRequest>(body.as_bytes()).unwrap();
+            let expansion = request.check(&limits, &grounds(&limits, None)).unwrap().expansion.unwrap();
+            (expansion.count, expansion.cost(), expansion.sampling.temperature)
+        };
+        assert_eq!(count(r#"{"query":"q"}"#), (4, 4, 0.7));
+        assert_eq!(count(r#"{"query":"q","expansion":{"temperature":0}}"#), (1, 1, 0.0));
+        assert_eq!(count(r#"{"query":"q","expansion":{"count":2}}"#), (2, 2, 0.7));
+        assert_eq!(count(r#"{"query":"q","expansion":{"texts":["a","b","c"]}}"#), (1, 3, 0.7));
     }
 }

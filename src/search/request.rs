@@ -15,8 +15,6 @@ use utoipa::{
 
 /// Most hits that a search returns.
 pub const MAX_TOP_K: usize = 1000;
-/// Most expansions of one query.
-pub const MAX_EXPANSIONS: usize = 8;
 
 /// A search as the client sends it.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -139,7 +137,8 @@ pub enum OnFailure {
 pub struct ExpansionRequest {
     /// Whether to expand; default `always`, or `auto` where that is the server's default.
     pub mode: Option<ExpansionMode>,
-    /// How many passages to write and average, 1 to 8; default 1. More than one needs a temperature above 0.
+    /// How many passages to write and average, 1 to 8; default: as `/info` says, 1 at temperature 0. More than one needs a
+    /// temperature above 0.
     #[schema(minimum = 1, maximum = 8)]
     pub count: Option<usize>,
     /// Most tokens of a passage.
@@ -221,18 +220,5 @@ impl<'de> Deserialize<'de> for ExpansionChoice {
             }
         }
         deserializer.deserialize_any(ChoiceVisitor)
-    }
-}
-
-impl SearchRequest {
-    /// Texts that this search embeds or generates at once: what it costs in permits.
-    pub fn cost(&self) -> usize {
-        match &self.expansion {
-            Some(ExpansionChoice::Detailed(e)) if e.mode != Some(ExpansionMode::Off) => {
-                let texts = e.texts.as_ref().map_or(1, Vec::len);
-                texts.max(e.count.unwrap_or(1)).clamp(1, MAX_EXPANSIONS)
-            }
-            _ => 1,
-        }
     }
 }

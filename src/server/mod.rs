@@ -16,7 +16,10 @@ use std::{
 use anyhow::Context;
 use axum::{Router, extract::Request, response::IntoResponse};
 use expandr_index::{Bm25, IndexConfig};
-use expandr_models::bundle::{Defaults, ExpansionDefault};
+use expandr_models::{
+    bundle::{Defaults, ExpansionDefault},
+    expander::MAX_EXPANSIONS,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -133,6 +136,16 @@ fn check_defaults(options: &ServeOptions) -> anyhow::Result<()> {
     let (search, share) = (&options.search, options.changeover.reembed_share);
     let within = |value: Option<f32>, most: f32| value.is_none_or(|value| (0.0..=most).contains(&value));
     anyhow::ensure!(within(search.query_weight, 1.0), "--query-weight is not between 0 and 1");
+    let count = search.expansion_count.unwrap_or(1);
+    anyhow::ensure!(
+        (1..=MAX_EXPANSIONS).contains(&count),
+        "--expansion-count is {count}, not between 1 and {MAX_EXPANSIONS}"
+    );
+    anyhow::ensure!(
+        count == 1 || search.expansion_temperature != Some(0.0),
+        "--expansion-count {count} with --expansion-temperature 0 would write the same passage {count} times; leave one of \
+         them out"
+    );
     anyhow::ensure!(
         within(search.expansion_temperature, 2.0),
         "--expansion-temperature is not between 0 and 2"
@@ -269,6 +282,7 @@ fn search_settings(options: &ServeOptions) -> SearchSettings {
                     Expansion::Off => ExpansionDefault::Off,
                 }),
                 query_weight: search.query_weight,
+                count: search.expansion_count,
                 max_tokens: search.expansion_tokens,
                 temperature: search.expansion_temperature,
                 top_p: search.expansion_top_p,

@@ -176,6 +176,11 @@ pub struct Search {
     #[arg(long, env = "EXPANDR_EXPANSION", value_enum)]
     pub expansion: Option<Expansion>,
 
+    /// Passages to write and average when a request doesn't say, 1 to 8; more than one are sampled, at temperature 1 unless flag
+    /// or bundle says another above 0 [default: what the bundle says, else 1]
+    #[arg(long, env = "EXPANDR_EXPANSION_COUNT")]
+    pub expansion_count: Option<usize>,
+
     /// Tokens of a passage when a request doesn't say [default: what the bundle says, else 64]
     #[arg(long, env = "EXPANDR_EXPANSION_TOKENS")]
     pub expansion_tokens: Option<usize>,

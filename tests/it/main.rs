@@ -1,6 +1,7 @@
 //! Tests of the service as a whole.
 //!
 //! - `service`: the real router and pipeline over doubles of encoder and expander; no weights.
+//! - `passages`: how passages are embedded, averaged, and how many are written, over the same doubles.
 //! - `ranking`: its rankings and what it says about expansions, over the same doubles.
 //! - `stream`: searches as server-sent events; `browser`: the web page in a real browser, by `webdriver`; over the same doubles.
 //! - `gate`: expansion `auto`, over the same doubles.
@@ -32,6 +33,7 @@ mod jobs;
 mod kill;
 mod kill_operations;
 mod openapi;
+mod passages;
 mod process;
 mod ranking;
 mod reference;

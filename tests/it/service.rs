@@ -217,43 +217,6 @@ fn slow() -> Script {
 }
 
 #[tokio::test]
-async fn joint_encoding_embeds_the_passage_behind_the_query() {
-    let double = Double::filled(Setup::default()).await;
-    let ask = async |text: &str, rest: Value| {
-        let mut expansion = json!({"texts": [text], "query_weight": 0.3});
-        expansion.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
-        let (status, answer) = double.search(json!({"query": "old rivers", "expansion": expansion})).await;
-        assert_eq!(status, 200, "{answer}");
-        answer
-    };
-    let joint = ask("herons wade", json!({"joint_encoding": true})).await;
-    let by_hand = ask("old rivers herons wade", json!({})).await;
-    let apart = ask("herons wade", json!({"joint_encoding": false})).await;
-    assert_eq!(joint["hits"], by_hand["hits"]);
-    assert_ne!(joint["hits"], apart["hits"]);
-    assert_eq!(joint["expansion"]["joint_encoding"], true);
-    assert_eq!(joint["expansion"]["texts"], json!(["herons wade"]), "what was written, without the query");
-    assert!(apart["expansion"].get("joint_encoding").is_none());
-}
-
-#[tokio::test]
-async fn an_expansion_is_averaged_with_the_query() {
-    let double = Double::filled(Setup::default()).await;
-    let body = json!({"query": "apples on trees", "explain": true, "expansion": {"query_weight": 0.25, "count": 2, "temperature": 1, "seed": 3}});
-    let (status, answer) = double.search(body).await;
-    assert_eq!((status, &answer["expansion"]["status"]), (200, &json!("applied")), "{answer}");
-    assert_eq!(answer["expansion"]["texts"].as_array().unwrap().len(), 2);
-    for hit in answer["hits"].as_array().unwrap() {
-        let explain = &hit["explain"];
-        let cosines: Vec<f64> =
-            explain["expansion_cosines"].as_array().unwrap().iter().map(|c| c.as_f64().unwrap()).collect();
-        let expected =
-            0.25 * explain["query_cosine"].as_f64().unwrap() + 0.75 * (cosines[0] + cosines[1]) / 2.0;
-        assert!((hit["score"].as_f64().unwrap() - expected).abs() < 1e-4, "{hit}");
-    }
-}
-
-#[tokio::test]
 async fn every_failure_of_the_language_model_degrades_and_says_why() {
     for (failure, reason) in [
         (ScriptedFailure::Start, "llm_error"),

@@ -400,7 +400,7 @@ fn completions(path: &Path) -> Result<Vec<CompletionText>> {
 fn examples(path: &Path) -> Result<Vec<ContrastiveText>> {
     let text = |line: ExampleLine| ContrastiveText {
         query: line.query,
-        expansions: line.expansion.into_iter().collect(),
+        expansions: line.expansions,
         positive: line.positive,
         negatives: line.negatives,
     };

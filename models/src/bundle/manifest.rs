@@ -7,7 +7,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::FORMAT;
-use crate::expander::{PromptTemplate, Q2D};
+use crate::expander::{MAX_EXPANSIONS, PromptTemplate, Q2D};
 
 /// Longest name of a bundle in bytes.
 const LONGEST_NAME: usize = 128;
@@ -113,6 +113,9 @@ pub struct Defaults {
     /// The query's share in the averaged vector, 0 to 1.
     #[serde(default)]
     pub query_weight: Option<f32>,
+    /// Passages that are written and averaged, 1 to 8.
+    #[serde(default)]
+    pub count: Option<usize>,
     /// Most tokens of a passage.
     #[serde(default)]
     pub max_tokens: Option<usize>,
@@ -134,6 +137,7 @@ impl Defaults {
         Self {
             expansion: self.expansion.or(others.expansion),
             query_weight: self.query_weight.or(others.query_weight),
+            count: self.count.or(others.count),
             max_tokens: self.max_tokens.or(others.max_tokens),
             temperature: self.temperature.or(others.temperature),
             top_p: self.top_p.or(others.top_p),
@@ -262,13 +266,19 @@ impl Manifest {
     }
 
     fn check_defaults(&self) -> Result<(), String> {
-        let Defaults { expansion, query_weight, max_tokens, temperature, top_p, joint_encoding: _ } =
+        let Defaults { expansion, query_weight, count, max_tokens, temperature, top_p, joint_encoding: _ } =
             self.defaults;
         if expansion == Some(ExpansionDefault::Auto) && self.gate.is_none() {
             return Err("`defaults.expansion` is auto, which needs a `gate`".into());
         }
         if query_weight.is_some_and(|weight| !(0.0..=1.0).contains(&weight)) {
             return Err("`defaults.query_weight` is not between 0 and 1".into());
+        }
+        if count.is_some_and(|count| !(1..=MAX_EXPANSIONS).contains(&count)) {
+            return Err(format!("`defaults.count` is not between 1 and {MAX_EXPANSIONS}"));
+        }
+        if count.is_some_and(|count| count > 1) && temperature.is_none_or(|temperature| temperature == 0.0) {
+            return Err("`defaults.count` is above 1, which needs a `defaults.temperature` above 0".into());
         }
         if max_tokens == Some(0) {
             return Err("`defaults.max_tokens` is 0; say at least 1".into());
@@ -350,7 +360,7 @@ mod tests {
     #[test]
     fn each_wrong_member_is_named() {
         type Change<'a> = &'a dyn Fn(&mut Manifest);
-        let cases: [(&str, Change<'_>); 13] = [
+        let cases: [(&str, Change<'_>); 16] = [
             ("`format` is 2", &|m| m.format = 2),
             ("`name`", &|m| m.name = " ".into()),
             ("`encoder.model` is empty", &|m| m.encoder.model = String::new()),
@@ -361,6 +371,11 @@ mod tests {
             ("`prompt`", &|m| m.prompt = Some("no slot".into())),
             ("auto, which needs a `gate`", &|m| m.defaults.expansion = Some(ExpansionDefault::Auto)),
             ("`defaults.query_weight`", &|m| m.defaults.query_weight = Some(1.5)),
+            ("`defaults.count` is not between", &|m| m.defaults.count = Some(9)),
+            ("`defaults.count` is above 1", &|m| m.defaults.count = Some(2)),
+            ("`defaults.count` is above 1", &|m| {
+                m.defaults = Defaults { count: Some(2), temperature: Some(0.0), ..Defaults::default() };
+            }),
             ("`defaults.top_p`", &|m| m.defaults.top_p = Some(0.0)),
             ("`ids` and `expander`", &|m| m.ids = Some(Ids { encoder: "a".into(), expander: None })),
             ("no SHA-256", &|m| drop(m.files.insert("a".into(), "A".repeat(64)))),
@@ -396,8 +411,10 @@ mod tests {
     #[test]
     fn flags_go_before_bundles() {
         let flags = Defaults { max_tokens: Some(10), ..Defaults::default() };
-        let bundle = Defaults { max_tokens: Some(48), query_weight: Some(0.7), ..Defaults::default() };
+        let bundle =
+            Defaults { count: Some(4), max_tokens: Some(48), query_weight: Some(0.7), ..Defaults::default() };
         let both = flags.or(bundle);
         assert_eq!((both.max_tokens, both.query_weight, both.top_p), (Some(10), Some(0.7), None));
+        assert_eq!(both.count, Some(4));
     }
 }

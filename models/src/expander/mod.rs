@@ -26,6 +26,9 @@ pub use self::{
 };
 use crate::{Error, Result};
 
+/// Most passages of one query.
+pub const MAX_EXPANSIONS: usize = 8;
+
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Sampling {

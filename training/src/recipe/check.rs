@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt::Display;
 
-use expandr_models::expander::PromptTemplate;
+use expandr_models::expander::{MAX_EXPANSIONS, PromptTemplate};
 
 use super::{QueryWeight, Recipe};
 use crate::plan::{Arm, SearchText};
@@ -118,6 +118,16 @@ fn generation(recipe: &Recipe) -> Check {
     at_least("candidates.samples", candidates.samples, 1)?;
     not_negative("answers.temperature", recipe.answers.temperature)?;
     not_negative("expansions.temperature", recipe.expansions.temperature)?;
+    let count = recipe.expansions.count;
+    if !(1..=MAX_EXPANSIONS).contains(&count) {
+        return wrong("expansions.count", count, &format!("between 1 and {MAX_EXPANSIONS}, as in a search"));
+    }
+    if count > 1 && recipe.expansions.temperature == 0.0 {
+        return Err(format!(
+            "`expansions.count` is {count} and `expansions.temperature` 0, which writes the same passage {count} times; \
+             set a temperature above 0"
+        ));
+    }
     for (section, top_p, max_tokens) in [
         ("candidates", candidates.top_p, candidates.max_tokens),
         ("answers", recipe.answers.top_p, recipe.answers.max_tokens),

@@ -260,13 +260,15 @@ pub struct ExpansionSettings {
     pub top_p: f64,
     /// Most tokens of an expansion.
     pub max_tokens: usize,
+    /// Expansions a query, whose vectors are averaged. More than one are sampled.
+    pub count: usize,
     /// Whether they are embedded behind their query, as one text, in training and search alike.
     pub joint_encoding: bool,
 }
 
 impl Default for ExpansionSettings {
     fn default() -> Self {
-        Self { temperature: 1.0, top_p: 0.9, max_tokens: 512, joint_encoding: false }
+        Self { temperature: 1.0, top_p: 0.9, max_tokens: 512, count: 1, joint_encoding: false }
     }
 }
 

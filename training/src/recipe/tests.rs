@@ -124,12 +124,16 @@ fn values_out_of_range_are_refused() {
         ("contrastive.interpolation=1.5", "above 0 and at most 1"),
         ("contrastive.soup=0", "`contrastive.soup` is 0; it must be at least 1"),
         ("evaluation.query_weight=2", "between 0 and 1"),
+        ("expansions.count=0", "`expansions.count` is 0; it must be between 1 and 8"),
+        ("expansions.count=9", "`expansions.count` is 9"),
     ] {
         let error = parse("", &[set]).unwrap_err();
         assert!(error.contains(wrong), "{set}: {error}");
     }
     let both = parse("[rewards]\nself_reward = false\nretriever_reward = false", &[]);
     assert!(both.unwrap_err().contains("both off"));
+    let greedy = parse("[expansions]\ncount = 4\ntemperature = 0", &[]).unwrap_err();
+    assert!(greedy.contains("writes the same passage 4 times"), "{greedy}");
 }
 
 #[test]

@@ -414,8 +414,9 @@ async fn joint_encoding_puts_the_query_before_its_expansion_and_writes_nothing_a
     let joint: Vec<crate::example::ExampleLine> = bench.lines("examples.jsonl");
     assert!(!apart.is_empty());
     for (apart, joint) in apart.iter().zip(&joint) {
-        let expected = apart.expansion.as_ref().map(|text| format!("{} {text}", apart.query));
-        assert_eq!((&joint.query, &joint.expansion), (&apart.query, &expected));
+        let expected: Vec<String> =
+            apart.expansions.iter().map(|text| format!("{} {text}", apart.query)).collect();
+        assert_eq!((&joint.query, &joint.expansions), (&apart.query, &expected));
     }
     let started = bench.ears.stages("stage_started");
     assert!(

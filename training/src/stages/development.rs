@@ -8,7 +8,7 @@ use expandr_models::TextKind;
 
 use super::{
     Context,
-    encode::{dot, encode, normalize},
+    encode::{dot, encode, encode_means, normalize},
 };
 use crate::example::ExampleLine;
 use crate::folder::JsonLines;
@@ -23,13 +23,13 @@ const MOST_OTHERS: usize = 10_000;
 /// A query's value is 1 / log2(1 + rank) of its positive down to this rank (nDCG with one relevant document).
 const DEPTH: usize = 10;
 
-/// The development part with its vectors, which have length 1.
+/// The development part with its vectors, which have length 1 (a mean of several less).
 pub(super) struct Development {
     /// The queries, in the vectors' order. All have an expansion.
     pub(super) lines: Vec<ExampleLine>,
     /// Of the queries.
     pub(super) queries: Vec<Vec<f32>>,
-    /// Of their expansions.
+    /// Of their expansions; the mean where a query has several.
     pub(super) expansions: Vec<Vec<f32>>,
     /// Of all passages.
     pub(super) documents: Vec<Vec<f32>>,
@@ -75,17 +75,14 @@ impl Development {
         let positives: Vec<usize> = lines.iter().map(|line| positions[line.positive.as_str()]).collect();
         let encoder = context.steps.encoder(&context.encoder(encoder).0).await?;
         let batch = context.recipe.machine.encode_batch;
-        let texts = |of: fn(&ExampleLine) -> String| lines.iter().map(of).collect::<Vec<String>>();
-        let queries = texts(|line| line.query.clone());
-        let expansions = texts(|line| line.expansion.clone().unwrap_or_default());
-        let documents: Vec<String> = passages.iter().map(|passage| (*passage).to_owned()).collect();
-        let mut vectors = [
-            encode(encoder.as_ref(), TextKind::Query, queries, batch).await?,
-            encode(encoder.as_ref(), TextKind::Document, expansions, batch).await?,
-            encode(encoder.as_ref(), TextKind::Document, documents, batch).await?,
-        ];
-        vectors.iter_mut().flatten().for_each(|vector| normalize(vector));
-        let [queries, expansions, documents] = vectors;
+        let queries = lines.iter().map(|line| line.query.clone()).collect();
+        let expansions = lines.iter().map(|line| line.expansions.clone()).collect();
+        let documents = passages.iter().map(|passage| (*passage).to_owned()).collect();
+        let mut queries = encode(encoder.as_ref(), TextKind::Query, queries, batch).await?;
+        let expansions = encode_means(encoder.as_ref(), expansions, batch).await?;
+        let mut documents = encode(encoder.as_ref(), TextKind::Document, documents, batch).await?;
+        queries.iter_mut().chain(&mut documents).for_each(|vector| normalize(vector));
+        let expansions = expansions.into_iter().flatten().collect();
         let encoder = encoder.info().id.clone();
         Ok(Self { lines, queries, expansions, documents, positives, encoder })
     }
@@ -119,7 +116,7 @@ fn read(context: &Context<'_>, examples: ExamplesNode) -> Result<Vec<ExampleLine
     let mut lines: Vec<(u64, ExampleLine)> = Vec::new();
     for line in JsonLines::<ExampleLine>::open(&context.output(examples.0, 1))? {
         let line = line?;
-        if line.expansion.is_some() {
+        if !line.expansions.is_empty() {
             lines.push((draw(seed, &["weight", &line.query, &line.positive]), line));
         }
     }

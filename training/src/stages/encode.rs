@@ -6,6 +6,30 @@ use expandr_models::{Encoder, Error as ModelError, Priority, TextKind};
 
 use crate::{Error, Result};
 
+/// For each group of texts the mean of their vectors, which have length 1 before; none for a group without texts.
+pub(super) async fn encode_means(
+    encoder: &dyn Encoder,
+    groups: Vec<Vec<String>>,
+    batch: usize,
+) -> Result<Vec<Option<Vec<f32>>>> {
+    let sizes: Vec<usize> = groups.iter().map(Vec::len).collect();
+    let mut vectors =
+        encode(encoder, TextKind::Document, groups.into_iter().flatten().collect(), batch).await?.into_iter();
+    let mean = |size: usize| {
+        let mut mean: Option<Vec<f32>> = None;
+        for mut vector in vectors.by_ref().take(size) {
+            normalize(&mut vector);
+            let share = 1.0 / size as f32;
+            match &mut mean {
+                None => mean = Some(vector.into_iter().map(|x| share * x).collect()),
+                Some(mean) => mean.iter_mut().zip(vector).for_each(|(sum, x)| *sum += share * x),
+            }
+        }
+        mean
+    };
+    Ok(sizes.into_iter().map(mean).collect())
+}
+
 /// The vectors of `texts`, in order. An encoder whose queue is full is asked again.
 pub(crate) async fn encode(
     encoder: &dyn Encoder,
@@ -86,5 +110,27 @@ mod tests {
         let texts: Vec<String> = (0..7).map(|n| format!("text {n}")).collect();
         let vectors = encode(&encoder, TextKind::Document, texts.clone(), 3).await.unwrap();
         assert_eq!(vectors, texts.iter().map(|text| encoder.vector(text)).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn means_are_of_vectors_of_length_one() {
+        let encoder = HashEncoder::new(8);
+        let group = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let groups = vec![group(&["a b"]), group(&[]), group(&["c", "a b", "d e f"])];
+        let means = encode_means(&encoder, groups, 2).await.unwrap();
+        let unit = |text: &str| {
+            let mut vector = encoder.vector(text);
+            vector.iter_mut().for_each(|x| *x *= 3.0);
+            normalize(&mut vector);
+            vector
+        };
+        let near = |found: &Option<Vec<f32>>, expected: Vec<f32>| {
+            let found = found.as_ref().unwrap();
+            assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?} {expected:?}");
+        };
+        assert!(means.len() == 3 && means[1].is_none());
+        near(&means[0], unit("a b"));
+        let third = |n: usize| (unit("c")[n] + unit("a b")[n] + unit("d e f")[n]) / 3.0;
+        near(&means[2], (0..8).map(third).collect());
     }
 }

@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 
 use super::{
     Context,
-    encode::{encode, normalize},
+    encode::{encode, encode_means, normalize},
     generate::WrittenLine,
     search::search,
     vectors::{Contents, ids},
     weight::query_weight,
 };
-use crate::example::{beside, passage, repeated};
+use crate::example::{expansions, repetitions};
 use crate::folder::{LineFile, LineIndex, replace_file, replace_folder};
 use crate::pairs::query_id;
 use crate::plan::{SearchText, Work};
@@ -51,7 +51,7 @@ struct Job<'a> {
     encoder: &'a dyn Encoder,
     text: SearchText,
     weight: f32,
-    expansions: Option<LineIndex>,
+    written: Option<LineIndex>,
     gate: Option<Gate>,
     metrics: Vec<Metric>,
 }
@@ -64,7 +64,7 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
     let encoder = context.steps.encoder(&context.encoder(*encoder).0).await?;
     let metrics: std::result::Result<Vec<Metric>, _> =
         context.recipe.evaluation.metrics.iter().map(|name| name.parse()).collect();
-    let expansions = match expansions {
+    let written = match expansions {
         Some(node) => Some(LineIndex::open(&context.output(node.0, 0))?),
         None => None,
     };
@@ -78,7 +78,7 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<Value> {
         context,
         encoder: encoder.as_ref(),
         text: *text,
-        expansions,
+        written,
         gate,
         metrics: metrics?,
     };
@@ -129,18 +129,18 @@ impl Job<'_> {
                     scores.skipped += 1;
                     continue;
                 }
-                match self.beside(text)? {
-                    Some(found) => {
-                        scores.mean_words += found.split_whitespace().count() as f64 / texts.len() as f64;
-                        positions.push(position);
-                        beside.push(found);
-                    }
-                    None => scores.without_expansion += 1,
+                let found = self.beside(text)?;
+                if found.is_empty() {
+                    scores.without_expansion += 1;
+                    continue;
                 }
+                let words: usize = found.iter().map(|text| text.split_whitespace().count()).sum();
+                scores.mean_words += words as f64 / texts.len() as f64;
+                positions.push(position);
+                beside.push(found);
             }
-            let expansions = encode(self.encoder, TextKind::Document, beside, batch).await?;
-            for (position, mut expansion) in positions.into_iter().zip(expansions) {
-                normalize(&mut expansion);
+            let expansions = encode_means(self.encoder, beside, batch).await?;
+            for (position, expansion) in positions.into_iter().zip(expansions.into_iter().flatten()) {
                 for (query, expansion) in queries[position].iter_mut().zip(&expansion) {
                     *query = self.weight * *query + (1.0 - self.weight) * expansion;
                 }
@@ -177,16 +177,14 @@ impl Job<'_> {
     }
 
     /// What stands beside a query.
-    fn beside(&self, query: &str) -> Result<Option<String>> {
-        let Some(expansions) = &self.expansions else { return Ok(None) };
-        let line: WrittenLine = expansions.get(&query_id(query))?;
-        let written = line.texts.first().and_then(|text| passage(&text.text));
+    fn beside(&self, query: &str) -> Result<Vec<String>> {
+        let Some(written) = &self.written else { return Ok(Vec::new()) };
+        // Whatever the line calls it: queries that differ in case or white space share one.
+        let line = WrittenLine { query: query.to_owned(), ..written.get(&query_id(query))? };
         Ok(match self.text {
-            SearchText::Query => None,
-            SearchText::Expansion | SearchText::Gated => {
-                written.map(|text| beside(query, &text, self.context.recipe))
-            }
-            SearchText::Repetition => repeated(query, written.as_deref().unwrap_or_default()),
+            SearchText::Query => Vec::new(),
+            SearchText::Expansion | SearchText::Gated => expansions(&line, self.context.recipe),
+            SearchText::Repetition => repetitions(&line, self.context.recipe),
         })
     }
 

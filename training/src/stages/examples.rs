@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Context, generate::WrittenLine, negatives::NegativesLine};
-use crate::example::{ExampleLine, beside, passage, repeated};
+use crate::example::{ExampleLine, expansions, repetitions};
 use crate::folder::{JsonLines, LineFile, LineIndex};
 use crate::pairs::{Pair, Split};
 use crate::plan::{TrainingText, Work};
@@ -14,7 +14,7 @@ pub(crate) fn run(context: &Context<'_>) -> Result<Value> {
     let Work::Examples { pairs, text, negatives: mined } = &context.node.work else {
         return Err(Error::Input("not a stage of examples".into()));
     };
-    let expansions = match text {
+    let written = match text {
         TrainingText::Query => None,
         TrainingText::Expansion(node) | TrainingText::Repetition(node) => {
             Some(LineIndex::open(&context.output(node.0, 0))?)
@@ -32,18 +32,16 @@ pub(crate) fn run(context: &Context<'_>) -> Result<Value> {
         if !pair.part.trains_retriever() {
             continue;
         }
-        let written = match &expansions {
-            Some(expansions) => Some(expansions.get::<WrittenLine>(&pair.id)?),
+        let line = match &written {
+            Some(written) => Some(WrittenLine { query: pair.query.clone(), ..written.get(&pair.id)? }),
             None => None,
         };
-        let written =
-            written.as_ref().and_then(|line| line.texts.first()).and_then(|text| passage(&text.text));
-        let expansion = match text {
-            TrainingText::Query => None,
-            TrainingText::Expansion(_) => written.map(|text| beside(&pair.query, &text, context.recipe)),
-            TrainingText::Repetition(_) => repeated(&pair.query, written.as_deref().unwrap_or_default()),
+        let expansions = match (&line, text) {
+            (None, _) | (_, TrainingText::Query) => Vec::new(),
+            (Some(line), TrainingText::Expansion(_)) => expansions(line, context.recipe),
+            (Some(line), TrainingText::Repetition(_)) => repetitions(line, context.recipe),
         };
-        without += usize::from(expansion.is_none() && expansions.is_some());
+        without += usize::from(expansions.is_empty() && line.is_some());
         let part = usize::from(pair.split == Split::Dev);
         counts[part] += 1;
         let mut negatives = pair.negatives;
@@ -53,7 +51,7 @@ pub(crate) fn run(context: &Context<'_>) -> Result<Value> {
         }
         files[part].line(&ExampleLine {
             query: pair.query,
-            expansion,
+            expansions,
             positive: pair.positive,
             negatives,
         })?;

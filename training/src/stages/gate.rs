@@ -119,7 +119,7 @@ mod tests {
         let unit = |at: usize| -> Vec<f32> { (0..4).map(|n| f32::from(n == at)).collect() };
         let line = |query: &str| ExampleLine {
             query: query.into(),
-            expansion: Some("e".into()),
+            expansions: vec!["e".into()],
             positive: "p".into(),
             negatives: Vec::new(),
         };

@@ -33,7 +33,8 @@ pub struct WrittenLine {
     pub of: String,
     /// What was asked.
     pub query: String,
-    /// What was written: one text for answers and expansions, one for each temperature and sample for candidates.
+    /// What was written: one text for answers, `expansions.count` for expansions, one for each temperature and sample for
+    /// candidates.
     pub texts: Vec<WrittenText>,
 }
 
@@ -205,7 +206,6 @@ struct AdoptedLine {
 impl<'a> Job<'a> {
     fn new(context: &'a Context<'a>) -> Result<Self> {
         let recipe = context.recipe;
-        let one = |temperature: f64| vec![(temperature, 0)];
         let (writer, draws, top_p, max_tokens) = match &context.node.work {
             Work::Candidates { writer, .. } => {
                 let settings = &recipe.candidates;
@@ -218,11 +218,12 @@ impl<'a> Job<'a> {
             }
             Work::Answers { writer, .. } => {
                 let settings = &recipe.answers;
-                (*writer, one(settings.temperature), settings.top_p, settings.max_tokens)
+                (*writer, vec![(settings.temperature, 0)], settings.top_p, settings.max_tokens)
             }
             Work::Expansions { writer, .. } | Work::TestExpansions { writer } => {
                 let settings = &recipe.expansions;
-                (*writer, one(settings.temperature), settings.top_p, settings.max_tokens)
+                let draws = (0..settings.count).map(|sample| (settings.temperature, sample)).collect();
+                (*writer, draws, settings.top_p, settings.max_tokens)
             }
             other => return Err(Error::Input(format!("stage {} writes no texts", other.stage().name()))),
         };

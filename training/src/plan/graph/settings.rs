@@ -44,13 +44,11 @@ pub(super) fn of(work: &Work, recipe: &Recipe) -> Value {
             &["checkpoint_every", "checkpoint_activations"],
         ),
         // What is written is the same wherever it is embedded.
-        Work::Expansions { .. } | Work::TestExpansions { .. } => without(
-            with(
-                &recipe.expansions,
-                [("seed", json!(recipe.seed)), ("prompt", json!(recipe.expander.prompt))],
-            ),
-            &["joint_encoding"],
-        ),
+        Work::Expansions { .. } | Work::TestExpansions { .. } => {
+            let one: &[&str] = if recipe.expansions.count == 1 { &["count"] } else { &[] };
+            let of = [("seed", json!(recipe.seed)), ("prompt", json!(recipe.expander.prompt))];
+            without(with(&recipe.expansions, of), &[&["joint_encoding"], one].concat())
+        }
         Work::Examples { text, .. } => json!({
             "text": match text {
                 TrainingText::Query => "query",

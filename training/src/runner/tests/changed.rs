@@ -21,6 +21,31 @@ async fn changed_settings_are_refused_where_work_would_be_lost() {
 }
 
 #[tokio::test]
+async fn several_expansions_a_query_are_written_trained_on_and_searched_with() {
+    let mut bench = Bench::new();
+    bench.run(&[], Options::default()).await.unwrap();
+    let one: Vec<WrittenLine> = bench.lines("expansions.jsonl");
+    let evaluated = bench.hashes("evaluation");
+
+    let error = bench.run(&["expansions.count=3"], Options::default()).await.unwrap_err().to_string();
+    assert!(error.contains("it was done with other settings (count: nothing → 3)"), "{error}");
+    let redo = Options { redo: true, ..Options::default() };
+    bench.run(&["expansions.count=3"], redo).await.unwrap();
+    let started = bench.ears.stages("stage_started");
+    assert!(!started.contains(&"dpo".into()), "{started:?}");
+    let three: Vec<WrittenLine> = bench.lines("expansions.jsonl");
+    for (one, three) in one.iter().zip(&three) {
+        assert_eq!((one.texts.len(), three.texts.len()), (1, 3));
+        assert_eq!(one.texts[0], three.texts[0], "the first sample is that of a run with one");
+    }
+    assert!(three.iter().any(|line| line.texts[1].text != line.texts[0].text));
+    let examples: Vec<crate::example::ExampleLine> = bench.lines("examples.jsonl");
+    assert!(examples.iter().all(|line| line.expansions.len() == 3), "{:?}", examples[0]);
+    assert_eq!(bench.lines::<WrittenLine>("test-expansions.jsonl")[0].texts.len(), 3);
+    assert_ne!(bench.hashes("evaluation"), evaluated);
+}
+
+#[tokio::test]
 async fn cheap_stages_are_done_again_and_what_gives_the_same_ends_there() {
     let mut bench = Bench::new();
     bench.run(&[], Options::default()).await.unwrap();
