@@ -50,7 +50,7 @@ pub struct Row {
     pub title: String,
     /// By collection, in the recipe's order. Of several runs each figure is the mean over the runs.
     pub collections: Vec<CollectionScores>,
-    /// The mean over the collections, by metric.
+    /// The mean over the collections, by metric. Collections of one group (CQADupStack's forums) count as one.
     pub average: BTreeMap<String, f64>,
     /// Of several runs the average of each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -129,11 +129,27 @@ impl Report {
 }
 
 fn average(collections: &[CollectionScores], metrics: &[String]) -> BTreeMap<String, f64> {
+    let weights = weights(collections);
+    let all = weights.iter().sum::<f64>().max(f64::MIN_POSITIVE);
     let mean = |metric: &String| {
-        let values = collections.iter().filter_map(|scores| scores.mean.get(metric));
-        values.sum::<f64>() / collections.len().max(1) as f64
+        let values = collections.iter().map(|scores| scores.mean.get(metric).copied().unwrap_or_default());
+        values.zip(&weights).map(|(value, weight)| value * weight).sum::<f64>() / all
     };
     metrics.iter().map(|metric| (metric.clone(), mean(metric))).collect()
+}
+
+/// How much each collection counts in the average: one, and the members of a group (`group/member`) together one, as where
+/// systems are compared.
+fn weights(collections: &[CollectionScores]) -> Vec<f64> {
+    let group = |scores: &CollectionScores| {
+        scores.name.split_once('/').map_or(scores.name.clone(), |(group, _)| group.to_owned())
+    };
+    let mut members: BTreeMap<String, usize> = BTreeMap::new();
+    for scores in collections.iter().filter(|scores| scores.name.contains('/')) {
+        *members.entry(group(scores)).or_default() += 1;
+    }
+    let weight = |scores| members.get(&group(scores)).map_or(1.0, |members| 1.0 / *members as f64);
+    collections.iter().map(weight).collect()
 }
 
 fn comparisons(rows: &[Row], metrics: &[String], seed: u64) -> Result<Vec<Compared>> {
@@ -160,7 +176,7 @@ fn comparisons(rows: &[Row], metrics: &[String], seed: u64) -> Result<Vec<Compar
     Ok(compared)
 }
 
-/// Collection by collection, and on the average, in which each collection counts alike.
+/// Collection by collection, and on the average, in which each collection counts alike, or each group of them.
 fn compare_rows(
     first: &Row,
     second: &Row,
@@ -178,9 +194,9 @@ fn compare_rows(
         });
     };
     let mut strata = Vec::new();
-    for (one, other) in first.collections.iter().zip(&second.collections) {
-        let stratum =
-            Stratum { first: values_of(one, metric), second: values_of(other, metric), weight: 1.0 };
+    let pairs = first.collections.iter().zip(&second.collections).zip(weights(&first.collections));
+    for ((one, other), weight) in pairs {
+        let stratum = Stratum { first: values_of(one, metric), second: values_of(other, metric), weight };
         if stratum.first.is_empty() {
             continue;
         }
@@ -195,4 +211,34 @@ fn compare_rows(
 
 fn values_of(scores: &CollectionScores, metric: &str) -> Vec<f64> {
     scores.queries.get(metric).map(|values| values.values().copied().collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_forums_of_a_group_count_as_one_collection() {
+        const METRIC: &str = "ndcg@10";
+        let metrics = [METRIC.to_owned()];
+        let row = |name: &str, values: [f64; 3]| {
+            let scores = |(collection, value): (&str, f64)| {
+                let queries = (0..30).map(|n| (format!("q{n}"), value)).collect();
+                CollectionScores {
+                    name: collection.into(),
+                    mean: [(METRIC.to_owned(), value)].into(),
+                    queries: [(METRIC.to_owned(), queries)].into(),
+                    ..CollectionScores::default()
+                }
+            };
+            let collections = ["cqadupstack/android", "fiqa", "cqadupstack/english"].into_iter().zip(values);
+            Row::new(name, name, collections.map(scores).collect(), &metrics)
+        };
+        let rows = vec![row("query", [0.1, 0.5, 0.3]), row("ft", [0.2, 0.9, 0.4])];
+        assert!((rows[0].average[METRIC] - 0.35).abs() < 1e-12, "{:?}", rows[0].average);
+        let report = Report::new(Value::Null, rows, &metrics, 42).unwrap();
+        let average = report.comparisons.iter().find(|compared| compared.collection.is_none()).unwrap();
+        assert!((average.comparison.difference - 0.25).abs() < 1e-12, "{:?}", average.comparison);
+        assert!(Row::new("none", "None", Vec::new(), &metrics).average[METRIC].abs() < 1e-12);
+    }
 }

@@ -39,8 +39,8 @@ fn page(report: &Report) -> String {
     }
     page.push_str(
         "\n† ◇: better than Query and than w/ Retriever Training at p < 0.05 (two-sided paired permutation test, not \
-         corrected for the number of tests); ↓: worse than Query likewise. The average's tests weigh every collection \
-         alike.\n",
+         corrected for the number of tests); ↓: worse than Query likewise. The average and its tests weigh every collection \
+         alike, CQADupStack's forums together as one.\n",
     );
     for row in report.rows.iter().filter(|row| row.name == "auto") {
         let skipped = row.collections.iter().map(|scores| {
